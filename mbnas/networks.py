@@ -1,0 +1,113 @@
+"""A table and one module per searchable row -> a residual network.
+
+The order is batch-norm -> sign -> convolution -> shortcut (Rastegari et al. 2016).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mbnas.assignment import Assignment
+from mbnas.backbones import Backbone, Row
+from mbnas.config import Surrogate
+from mbnas.layers import FrozenMultiBitConv2d, MultiBitConv2d
+
+
+class Skeleton(nn.Module):
+    """All of a network but what its searchable convolutions compute.
+
+    Args:
+        convolutions: one module per searchable row, by row name.
+
+    The buffers ``mean`` and ``std`` (C, 1, 1) standardise images in [0, 1]; they are 0 and 1 until
+    :meth:`standardise_by` sets them from data.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, convolutions: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        stem, classifier = backbone.stem, backbone.classifier
+        self.register_buffer("mean", torch.zeros(stem.in_channels, 1, 1))
+        self.register_buffer("std", torch.ones(stem.in_channels, 1, 1))
+        self.stem = nn.Conv2d(
+            stem.in_channels,
+            stem.out_channels,
+            stem.kernel,
+            stride=stem.stride,
+            padding=stem.kernel // 2,
+            bias=False,
+        )
+        self.norms = nn.ModuleDict(
+            {row.name: nn.BatchNorm2d(row.in_channels) for row in backbone.searchable}
+        )
+        self.convolutions = nn.ModuleDict(dict(convolutions))
+        self.head = nn.BatchNorm2d(classifier.in_channels)
+        self.classifier = nn.Linear(classifier.in_channels, classifier.out_channels)
+
+    def standardise_by(self, mean: Tensor, std: Tensor) -> None:
+        """Fix the input standardisation; ``mean`` and ``std`` are (C,)."""
+        self.mean.copy_(mean.view_as(self.mean))
+        self.std.copy_(std.view_as(self.std))
+
+    def propagate(self, x: Tensor, convolve: Callable[[Row, Tensor], Tensor]) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, classes), each searchable row run by ``convolve``."""
+        x = self.stem((x - self.mean) / self.std)
+        if self.backbone.stem_pool:
+            x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        for block in self.backbone.blocks:
+            x = self._residual(block, x, convolve)
+        pooled = F.relu(self.head(x)).mean(dim=(2, 3))
+        logits: Tensor = self.classifier(pooled)
+        return logits
+
+    def _residual(
+        self, block: tuple[Row, ...], x: Tensor, convolve: Callable[[Row, Tensor], Tensor]
+    ) -> Tensor:
+        """Every main convolution has its own shortcut (Liu et al. 2018, Bi-Real Net)."""
+        shortcut_row = next((row for row in block if row.role == "shortcut"), None)
+        for row in (row for row in block if row.role == "main"):
+            branch = convolve(row, self.norms[row.name](x))
+            if branch.shape == x.shape:
+                x = branch + x
+            elif shortcut_row is not None:
+                x = branch + convolve(shortcut_row, self.norms[shortcut_row.name](x))
+            else:
+                x = branch + _subsample_and_pad(x, row)
+        return x
+
+
+def _subsample_and_pad(x: Tensor, row: Row) -> Tensor:
+    """Parameter-free shortcut: every ``stride``-th pixel, new channels zero (He et al. 2016)."""
+    new = row.out_channels - row.in_channels
+    return F.pad(x[:, :, :: row.stride, :: row.stride], (0, 0, 0, 0, new // 2, new - new // 2))
+
+
+class Network(Skeleton):
+    """A network with fixed bases: ``network(x)``, or ``network(x, surrogate)`` under attack."""
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> logits (B, classes)."""
+        return self.propagate(x, lambda row, z: self.convolutions[row.name](z, surrogate))
+
+
+def multibit(backbone: Backbone, assignment: Assignment) -> Network:
+    """A fresh network with the bases of ``assignment``, initialised from torch's generator."""
+    rows = zip(backbone.searchable, assignment, strict=True)
+    return Network(backbone, {row.name: MultiBitConv2d(row, bases) for row, bases in rows})
+
+
+def freeze(network: Network) -> Network:
+    """A copy for evaluation: weights merged once, no parameter gradients, batch-norm fixed."""
+    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    for name, layer in frozen.convolutions.items():
+        assert isinstance(layer, MultiBitConv2d)
+        frozen.convolutions[name] = FrozenMultiBitConv2d(layer)
+    return frozen

@@ -1,0 +1,124 @@
+"""From real numbers to a few binary bases and back: staircases of signs and their gradients.
+
+A staircase with thresholds t_k and heights h_k is
+
+    q(z) = sum_k h_k sign(z + t_k),    sign(0) = +1,
+
+and its backward pass puts a surrogate s in the place of the derivative of sign,
+
+    dL/dz   = dL/dq * sum_k h_k s(z + t_k)
+    dL/dt_k = sum   dL/dq * h_k s(z + t_k)
+    dL/dh_k = sum   dL/dq * sign(z + t_k),
+
+with s(a) = 1[|a| <= 1] for the straight-through estimator (Frickenstein et al. 2023, Eq. 2-3;
+Lin et al. 2017) and s(a) = 1 - tanh(a)^2 for the smooth one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from mbnas.config import Surrogate
+
+
+def sign(z: Tensor) -> Tensor:
+    """+1 where z >= 0, else -1; unlike :func:`torch.sign`, sign(0) is +1."""
+    return torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
+
+
+def derivative(surrogate: Surrogate, z: Tensor) -> Tensor:
+    """What the surrogate takes the derivative of sign at ``z`` to be, same shape."""
+    match surrogate:
+        case Surrogate.STE:
+            return (z.abs() <= 1).to(z.dtype)
+        case Surrogate.TANH:
+            return z.tanh().square_().neg_().add_(1)
+
+
+class _Staircase(torch.autograd.Function):
+    """Saves nothing but its input; what each step needs is recomputed in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch lets it hold attributes of any type)
+        z: Tensor,
+        thresholds: Tensor,
+        heights: Tensor,
+        surrogate: Surrogate,
+    ) -> Tensor:
+        ctx.save_for_backward(z, thresholds, heights)
+        ctx.surrogate = surrogate
+        total = torch.where(z >= -thresholds[0], heights[0], -heights[0])
+        for threshold, height in zip(thresholds[1:], heights[1:], strict=True):
+            total += torch.where(z >= -threshold, height, -height)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        z, thresholds, heights = ctx.saved_tensors
+        (gradient,) = upstream
+        wants_z, wants_thresholds, wants_heights, _ = ctx.needs_input_grad
+        slope = torch.zeros_like(z)
+        threshold_gradients, height_gradients = [], []
+        for threshold, height in zip(thresholds, heights, strict=True):
+            shifted = z + threshold
+            step = derivative(ctx.surrogate, shifted).mul_(height)
+            slope += step
+            if wants_thresholds:
+                threshold_gradients.append(step.mul_(gradient).sum())
+            if wants_heights:
+                signed = torch.where(shifted >= 0, gradient, -gradient)
+                height_gradients.append(signed.sum_to_size(height.shape))
+        return (
+            slope.mul_(gradient) if wants_z else None,
+            torch.stack(threshold_gradients) if wants_thresholds else None,
+            torch.stack(height_gradients) if wants_heights else None,
+            None,
+        )
+
+
+def staircase(z: Tensor, thresholds: Tensor, heights: Tensor, surrogate: Surrogate) -> Tensor:
+    """q(z) of the module's docstring.
+
+    Args:
+        z: any shape.
+        thresholds: (K,), one scalar per step.
+        heights: (K, ...) where each ``heights[k]`` broadcasts to ``z``.
+        surrogate: the derivative of sign seen by the backward pass.
+    """
+    apply = cast(Callable[..., Tensor], _Staircase.apply)
+    return apply(z, thresholds, heights, surrogate)
+
+
+def standardise(weight: Tensor) -> Tensor:
+    """(W - mean W) / std W over the whole layer."""
+    return (weight - weight.mean()) / weight.std()
+
+
+def threshold_grid(bases: int) -> list[float]:
+    """Initial thresholds: evenly over [-1, 1], 0 for a single base (Lin et al. 2017, Eq. 3)."""
+    if bases == 1:
+        return [0.0]
+    return [-1 + 2 * k / (bases - 1) for k in range(bases)]
+
+
+def height_for_normal(thresholds: list[float]) -> float:
+    """The one height h that minimises E[(z - h S(z))^2], S = sum_k sign(z + t_k), z standard normal.
+
+    h = E[z S] / E[S^2] with E[z sign(z + t)] = 2 phi(t) and
+    E[sign(z + s) sign(z + t)] = 1 - 2 |Phi(s) - Phi(t)|.
+    """
+
+    def cumulative(t: float) -> float:
+        return 0.5 * (1 + math.erf(t / math.sqrt(2)))
+
+    correlation = sum(2 * math.exp(-t * t / 2) / math.sqrt(2 * math.pi) for t in thresholds)
+    power = sum(
+        1 - 2 * abs(cumulative(s) - cumulative(t)) for s in thresholds for t in thresholds
+    )
+    return correlation / power
