@@ -50,10 +50,10 @@ def pgd(
     standing = torch.arange(len(x), device=x.device)
     for _ in range(steps):
         images = adversarial[standing].requires_grad_()
-        logits = model(images)
-        (gradient,) = torch.autograd.grad(
-            F.cross_entropy(logits, y[standing], reduction="sum"), images
-        )
+        with torch.enable_grad():
+            logits = model(images)
+            loss = F.cross_entropy(logits, y[standing], reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
         if stop_when_broken:
             right = logits.argmax(dim=1) == y[standing]
             standing, images, gradient = standing[right], images[right], gradient[right]

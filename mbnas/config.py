@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,8 +30,9 @@ from mbnas.errors import SettingsError
 def _fraction(value: Any) -> Any:  # noqa: ANN401 (pydantic hands over whatever the file holds)
     """Let a file say ``8/255`` where it means 8/255."""
     if isinstance(value, str) and "/" in value:
+        numerator, _, denominator = value.partition("/")
         try:
-            return float(Fraction(value.replace(" ", "")))
+            return float(numerator) / float(denominator)
         except (ValueError, ZeroDivisionError):
             return value
     return value
@@ -111,7 +111,7 @@ class DataSettings(_Frozen):
             "cifar100": (32, 100),
             "imagenet": (224, 1000),
         }
-        if isinstance(values, Mapping) and values.get("name") in known:
+        if isinstance(values, Mapping) and str(values.get("name")) in known:
             size, classes = known[values["name"]]
             root = None if values["name"] == "digits" else f"~/.cache/mbnas/{values['name']}"
             return {"image_size": size, "classes": classes, "root": root, **values}
@@ -231,7 +231,7 @@ class TestSettings(_Frozen):
 class Settings(_Frozen):
     """All that decides the result of a run."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
     backbone: BackboneSettings
@@ -276,7 +276,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Settings:
             f"cannot read space {str(path)!r}: {error.strerror}; "
             "give a YAML file such as search_spaces/digits.yaml"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"space {str(path)!r} is not valid YAML: {reason}") from None
     if not isinstance(tree, dict):
@@ -325,7 +325,7 @@ def _override(tree: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise SettingsError(f"--set {override!r} is not of the form key.path=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise SettingsError(f"--set {override!r}: {text!r} is not a YAML value") from None
     return _replaced(tree, path.strip().split("."), value)
 
@@ -338,7 +338,9 @@ def _replaced(tree: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:  # 
 
 
 def _first_mistake(error: ValidationError) -> str:
-    mistake = error.errors()[0]
+    mistakes = error.errors()
+    misspelt = (each for each in mistakes if each["type"] == "extra_forbidden")
+    mistake = next(misspelt, mistakes[0])  # a misspelt key is also reported as a missing one
     location = ".".join(map(str, mistake["loc"]))
     if mistake["type"] == "extra_forbidden":
         allowed = list(_section(mistake["loc"][:-1]).model_fields)

@@ -106,8 +106,8 @@ def multibit(backbone: Backbone, assignment: Assignment) -> Network:
 
 def freeze(network: Network) -> Network:
     """A copy for evaluation: weights merged once, no parameter gradients, batch-norm fixed."""
-    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    frozen = copy.deepcopy(network).requires_grad_(False)
     for name, layer in frozen.convolutions.items():
         assert isinstance(layer, MultiBitConv2d)
         frozen.convolutions[name] = FrozenMultiBitConv2d(layer)
-    return frozen
+    return frozen.eval()

@@ -1,0 +1,65 @@
+"""Layer-wise search over multi-bit networks; read top to bottom, this is the architecture."""
+
+import os
+
+# Torch's threads must sleep, not spin, while they wait: on a machine that is shared with anything
+# else, spinning made the training of a small network 20 times slower. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# ruff: noqa: E402
+from mbnas.assignment import Assignment, Bases, Space
+from mbnas.attacks import fgsm, pgd
+from mbnas.backbones import Backbone, build
+from mbnas.bops import bops, itemise
+from mbnas.checkpoints import load_network, load_supernet, save_network, save_supernet
+from mbnas.config import Settings, Surrogate, Threat, load
+from mbnas.evaluation import measure, recalibrate
+from mbnas.networks import Network, freeze, multibit
+from mbnas.pareto import most_useful, non_dominated
+from mbnas.pipeline import (
+    evaluate_checkpoint,
+    resume_search,
+    retrain_candidate,
+    run_search,
+)
+from mbnas.retraining import retrain
+from mbnas.search.executors import Executor
+from mbnas.search.problem import Problem, Trial
+from mbnas.supernet import Supernet, extract
+
+__all__ = [
+    "Assignment",
+    "Backbone",
+    "Bases",
+    "Executor",
+    "Network",
+    "Problem",
+    "Settings",
+    "Space",
+    "Supernet",
+    "Surrogate",
+    "Threat",
+    "Trial",
+    "bops",
+    "build",
+    "evaluate_checkpoint",
+    "extract",
+    "fgsm",
+    "freeze",
+    "itemise",
+    "load",
+    "load_network",
+    "load_supernet",
+    "measure",
+    "most_useful",
+    "multibit",
+    "non_dominated",
+    "pgd",
+    "recalibrate",
+    "resume_search",
+    "retrain",
+    "retrain_candidate",
+    "save_network",
+    "save_supernet",
+    "run_search",
+]

@@ -1,0 +1,103 @@
+"""Weights on disk: safetensors that carry the settings they belong to, so a file stands alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mbnas import config
+from mbnas.assignment import Assignment
+from mbnas.config import Settings
+from mbnas.errors import DataError, SettingsError
+from mbnas.files import write_atomically
+from mbnas.networks import Network, multibit
+from mbnas.supernet import Supernet
+
+NETWORK_FILE = "network.safetensors"
+
+
+def save_supernet(path: Path, supernet: Supernet, settings: Settings) -> None:
+    """Write a supernet and the settings it was trained with."""
+    _save(path, supernet, {"settings": settings.model_dump(mode="json")})
+
+
+def load_supernet(path: Path) -> Supernet:
+    """Read what :func:`save_supernet` wrote; in evaluation mode.
+
+    Raises:
+        DataError: if the file is missing, truncated, or holds something else.
+    """
+    settings, _ = _describe(path)
+    with torch.device("meta"):
+        supernet = Supernet(settings.table, settings.space)
+    _fill(path, supernet)
+    return supernet
+
+
+def save_network(path: Path, network: Network, assignment: Assignment, settings: Settings) -> None:
+    """Write a network, its assignment and the settings it was trained with."""
+    described = {"settings": settings.model_dump(mode="json"), "assignment": str(assignment)}
+    _save(path, network, described)
+
+
+def load_network(path: Path) -> tuple[Network, Assignment, Settings]:
+    """Read what :func:`save_network` wrote; a folder stands for the network file in it.
+
+    Raises:
+        DataError: if the file is missing, truncated, or holds something else.
+    """
+    path = path / NETWORK_FILE if path.is_dir() else path
+    settings, text = _describe(path)
+    if text is None:
+        raise DataError(
+            f"{str(path)!r} holds a supernet, not a network; give candidates/<id> of its run, "
+            "or make one with `mbnas retrain RUN --candidate ID`"
+        )
+    assignment = Assignment.parse(text, settings.space.layers)
+    with torch.device("meta"):
+        network = multibit(settings.table, assignment)
+    _fill(path, network)
+    return network, assignment, settings
+
+
+def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
+    tensors = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
+    metadata = {"mbnas": json.dumps(described)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def _describe(path: Path) -> tuple[Settings, str | None]:
+    """The settings in the file and, for a network, the text of its assignment."""
+    if not path.is_file():
+        raise DataError(
+            f"no checkpoint {str(path)!r}; give candidates/<id> of a run, or its {NETWORK_FILE}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads((file.metadata() or {})["mbnas"])
+        return config.validate(described["settings"]), described.get("assignment")
+    except (SafetensorError, OSError, ValueError, KeyError, SettingsError):
+        raise _foreign(path) from None
+
+
+def _fill(path: Path, module: nn.Module) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        module.load_state_dict(state, assign=True)
+    except (SafetensorError, OSError, RuntimeError):
+        raise _foreign(path) from None
+    module.eval()
+
+
+def _foreign(path: Path) -> DataError:
+    return DataError(
+        f"checkpoint {str(path)!r} is truncated or was not written by mbnas; "
+        "give a file that mbnas search or mbnas retrain wrote"
+    )

@@ -1,0 +1,279 @@
+"""The command line: parses, calls, prints. Data goes to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from mbnas import config, pipeline, report, runs
+from mbnas.assignment import Assignment
+from mbnas.bops import bops, itemise
+from mbnas.config import Settings
+from mbnas.errors import DataError, MbnasError, SettingsError
+from mbnas.progress import CONSOLE, show_messages
+from mbnas.search.executors import Executor, default_workers
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Example: mbnas search --space search_spaces/digits.yaml --budget 5e6\n\n"
+    "Layer-wise search over multi-bit networks for accuracy, robustness and bit-operations.",
+)
+
+Space = Annotated[Path | None, typer.Option(help="YAML file of the search space.")]
+Budget = Annotated[str | None, typer.Option(help="Most BOPS a network may cost, e.g. 2e8.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the images.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", help="key.path=value, replaces a value of the space.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON instead of a table.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one line and its exit code."""
+    show_messages()
+    try:
+        app(standalone_mode=False)
+    except MbnasError as error:
+        _fail(str(error), error.exit_code)
+    except TyperException as error:
+        _fail(f"{error.format_message()}; see mbnas --help", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        _fail(
+            f"cannot write {error.filename or 'to the run folder'}: {error.strerror}; what was "
+            "finished is safe, make room or make it writable and go on with --resume",
+            DataError.exit_code,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    CONSOLE.print(f"mbnas: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+@app.command(short_help="Train a supernet, search it, retrain the best.")
+def search(
+    space: Space = None,
+    budget: Budget = None,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="New run folder.")] = None,
+    overrides: Override = None,
+    seed: Seed = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Candidates scored side by side.")
+    ] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Candidates in all.")] = None,
+    executor: Annotated[Literal["ray", "inprocess"], typer.Option(help="Who scores.")] = "ray",
+    address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    retrain: Annotated[int | None, typer.Option(help="Pareto members to retrain.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Interrupted run to go on with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Example: mbnas search --space search_spaces/digits.yaml --budget 5e6
+
+    Train a supernet, search it, retrain the most useful Pareto members.
+    """
+    changes = _changes(
+        overrides,
+        {
+            "search.budget": budget,
+            "data.root": data,
+            "seed": seed,
+            "search.evaluations": evaluations,
+            "retraining.candidates": retrain,
+        },
+    )
+    if resume is not None:
+        settings = _resumed_settings(resume, space, changes)
+        folder = resume
+        if out is not None and out.resolve() != resume.resolve():
+            raise SettingsError("--resume goes on in its own folder; leave --out away")
+    else:
+        settings = config.load(_required(space), changes)
+        pipeline.check_budget(settings)
+        folder = out or Path(
+            f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}"
+        )
+    device = pipeline.pick_device(settings.device)
+    scoring = Executor(executor, workers or default_workers(device), address)
+    CONSOLE.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    try:
+        if resume is not None:
+            outcome = pipeline.resume_search(folder, settings, scoring)
+        else:
+            outcome = pipeline.run_search(settings, folder, scoring)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; go on with: mbnas search --resume {folder}", 130)
+        return
+    if as_json:
+        _print_json(
+            {
+                "run": str(folder),
+                "pareto": [trial.row() for trial in outcome.front],
+                "retrained": list(outcome.retrained),
+            }
+        )
+        return
+    _print(report.pareto_table(outcome.front))
+    if outcome.retrained:
+        _print(report.retrained_table(outcome.retrained, settings.space.layers))
+    _say_next(folder, outcome)
+
+
+@app.command(short_help="Size and cost of a space, one network itemised.")
+def profile(
+    space: Space = None,
+    budget: Budget = None,
+    assignment: Annotated[
+        str | None, typer.Option(help="MxN for every layer, or MxN,MxN,... (default: largest).")
+    ] = None,
+    overrides: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Example: mbnas profile --space search_spaces/resnet20.yaml --assignment 3x1
+
+    Size of a space, cost of its networks, and one assignment itemised.
+    """
+    settings = config.load(_required(space), _changes(overrides, {"search.budget": budget}))
+    table, choices, limit = settings.table, settings.space, settings.search.budget
+    chosen = Assignment.parse(assignment, choices.layers) if assignment else choices.largest
+    layers = itemise(table, chosen)
+    smallest = bops(table, choices.smallest)
+    uniform = {str(each.layers[0]): bops(table, each) for each in choices.uniforms}
+    if as_json:
+        _print_json(
+            {
+                "space": settings.name,
+                "size": choices.size,
+                "smallest": smallest,
+                "largest": bops(table, choices.largest),
+                "uniform": uniform,
+                "budget": limit,
+                "feasible": None if limit is None else smallest <= limit,
+                "assignment": str(chosen),
+                "bops": bops(table, chosen),
+                "layers": [
+                    {**asdict(layer), "bases": str(layer.bases), "bops": layer.bops}
+                    for layer in layers
+                ],
+            }
+        )
+    else:
+        _print(report.cost_table(layers))
+        _print(report.space_table(settings))
+    if limit is not None:
+        pipeline.check_budget(settings)
+
+
+@app.command(short_help="Train one candidate of a run on its own.")
+def retrain(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    candidate: Annotated[str, typer.Option(help="Id of an evaluated candidate.")],
+    start: Annotated[
+        Literal["supernet", "scratch"] | None, typer.Option(help="Initial weights.")
+    ] = None,
+    data: DataFolder = None,
+    overrides: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Example: mbnas retrain runs/digits-5e+06-seed0 --candidate 1a2b3c4d
+
+    Train one candidate of a run on its own and measure it on test images.
+    """
+    changes = _changes(overrides, {"data.root": data, "retraining.start": start})
+    settings = config.load(runs.reopen(run).settings_file, changes)
+    metrics = pipeline.retrain_candidate(run, candidate, settings)
+    if as_json:
+        _print_json(metrics)
+        return
+    _print(report.retrained_table([metrics], settings.space.layers))
+    CONSOLE.print(f"next: mbnas evaluate {run}/candidates/{candidate}", soft_wrap=True)
+
+
+@app.command(short_help="Measure a network on test images.")
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="candidates/<id> of a run, or its file.")],
+    data: DataFolder = None,
+    overrides: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Example: mbnas evaluate runs/digits-5e+06-seed0/candidates/1a2b3c4d
+
+    Measure a network on the test images of its data set.
+    """
+    metrics = pipeline.evaluate_checkpoint(checkpoint, _changes(overrides, {"data.root": data}))
+    if as_json:
+        _print_json(metrics)
+    else:
+        _print(report.attack_table(metrics))
+
+
+def _required(space: Path | None) -> Path:
+    if space is None:
+        raise SettingsError("no space; give --space FILE, such as search_spaces/digits.yaml")
+    return space
+
+
+def _changes(overrides: Sequence[str] | None, flags: dict[str, Any]) -> list[str]:
+    """Flags are shorthand for ``--set``; JSON strings are YAML, so paths survive."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    return [*(overrides or ()), *(f"{key}={json.dumps(str(v))}" for key, v in given.items())]
+
+
+def _resumed_settings(path: Path, space: Path | None, changes: Sequence[str]) -> Settings:
+    saved_in = runs.reopen(path).settings_file
+    saved = config.load(saved_in)
+    settings = config.load(space or saved_in, changes)
+    if space is not None and settings.search.budget is None:
+        settings = config.load(space, [*changes, f"search.budget={saved.search.budget}"])
+    changed = [
+        each for each in config.differences(saved, settings) if not each.startswith("data.root:")
+    ]
+    if changed:
+        raise SettingsError(
+            f"run {str(path)!r} was started with other settings ({'; '.join(changed)}); "
+            "leave them away to go on with it, or start a new run with --out"
+        )
+    return settings
+
+
+def _print(table: Table) -> None:
+    Console().print(table)
+
+
+def _print_json(value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
+    print(json.dumps(value, indent=2))
+
+
+def _say_next(folder: Path, outcome: pipeline.Outcome) -> None:
+    best = (outcome.retrained or ({"id": outcome.front[-1].id},))[0]["id"]
+    lines = [
+        f"everything is in {folder}; the picture is {folder}/pareto.html",
+        "next:",
+        f"  mbnas evaluate {folder}/candidates/{best}"
+        if outcome.retrained
+        else f"  mbnas retrain {folder} --candidate {best}",
+        f"  mbnas retrain {folder} --candidate {outcome.front[0].id} --start scratch",
+        f"  mbnas profile --space {folder}/settings.yaml --assignment {outcome.front[-1].assignment}",
+    ]
+    CONSOLE.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+

@@ -1,0 +1,334 @@
+"""Images in memory: read once, split by seed, augmented in whole batches on the training device."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mbnas.config import DataSettings
+from mbnas.errors import DataError
+from mbnas.files import write_atomically
+from mbnas.progress import bar
+from mbnas.randomness import generator
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """A selection of stored images; nothing is copied until batches are drawn.
+
+    Attributes:
+        pixels: (S, C, H, W) as uint8, possibly mapped from disk.
+        targets: (S,) labels as int64.
+        positions: (N,) which of the S stored images belong to this selection, in this order.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, pixels: Tensor, targets: Tensor) -> Images:
+        """All of the stored images."""
+        return cls(pixels, targets, torch.arange(len(targets), device=targets.device))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,)."""
+        return self.targets[self.positions]
+
+    def take(self, indices: Tensor) -> Images:
+        """The images at these positions of the selection, in this order."""
+        return Images(self.pixels, self.targets, self.positions[indices])
+
+    def first(self, count: int | None) -> Images:
+        """The first ``count`` images; all of them for None."""
+        return Images(self.pixels, self.targets, self.positions[:count])
+
+    def dense(self) -> Images:
+        """The same selection with no other image stored beside it."""
+        return Images.of(self.pixels[self.positions], self.labels)
+
+    def to(self, device: torch.device) -> Images:
+        """The same images stored on a device; where they lie already, nothing is copied."""
+        if device == self.pixels.device:
+            return self
+        dense = self.dense()
+        return Images.of(dense.pixels.to(device), dense.targets.to(device))
+
+    def gather(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) as floats in [0, 1] and labels (B,)."""
+        chosen = self.positions[indices]
+        return self.pixels[chosen].float().div_(255), self.targets[chosen]
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order, as :meth:`gather` returns them."""
+        for start in range(0, len(self), size):
+            yield self.gather(slice(start, start + size))
+
+    def shuffled(
+        self, size: int, *, shift: int, flip: bool, rng: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of augmented batches in random order; an incomplete last batch is left out."""
+        size = min(size, len(self))
+        order = torch.randperm(len(self), generator=rng).to(self.positions.device)
+        for start in range(0, len(self) - size + 1, size):
+            x, y = self.gather(order[start : start + size])
+            yield augment(x, shift=shift, flip=flip, rng=rng), y
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three splits; ``held_out`` are the validation images' positions in the training set."""
+
+    train: Images
+    validation: Images
+    test: Images
+    held_out: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Data:
+        """The same data on a device."""
+        return Data(
+            self.train.to(device), self.validation.to(device), self.test.to(device), self.held_out
+        )
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel, (C,) each, of (10,000) training images."""
+        x, _ = self.train.gather(slice(10_000))
+        return x.mean(dim=(0, 2, 3)), x.std(dim=(0, 2, 3))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all labels and 1,024 evenly spaced images of each split."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            stride = max(1, len(split) // 1024)
+            sample = split.pixels[split.positions[::stride]]
+            digest.update(f"{len(split)} {tuple(sample.shape)}".encode())
+            digest.update(split.labels.cpu().numpy().tobytes())
+            digest.update(sample.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def augment(x: Tensor, *, shift: int, flip: bool, rng: torch.Generator) -> Tensor:
+    """Random crops of the zero-padded images and random horizontal flips, (B, C, H, W) each."""
+    count, _, height, width = x.shape
+    if shift:
+        top, left = torch.randint(2 * shift + 1, (2, count, 1), generator=rng).to(x.device)
+        rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
+        columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
+        image = torch.arange(count, device=x.device)[:, None, None, None]
+        channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+        x = F.pad(x, (shift,) * 4)[image, channel, rows, columns]
+    if flip:
+        mirrored = torch.rand(count, generator=rng).to(x.device) < 0.5
+        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    return x
+
+
+def load(settings: DataSettings, seed: int) -> Data:
+    """Read a data set and hold validation images out of its training set, chosen by ``seed``.
+
+    Raises:
+        DataError: if it is missing, corrupt, or not what the settings say.
+    """
+    train, test = _read(settings)
+    found = int(max(train.targets.max(), test.targets.max())) + 1
+    if found != settings.class_count:
+        raise DataError(
+            f"data {settings.name!r} has {found} classes, the space says "
+            f"{settings.class_count}; set data.classes={found}"
+        )
+    if settings.validation >= len(train):
+        raise DataError(
+            f"data.validation={settings.validation} leaves none of the {len(train)} training "
+            "images to train on; choose fewer"
+        )
+    order = torch.randperm(len(train), generator=generator(seed, "split"))
+    held_out, rest = order[: settings.validation], order[settings.validation :]
+    return Data(
+        train=train.take(rest[: settings.train_images]),
+        validation=train.take(held_out),
+        test=test,
+        held_out=tuple(held_out.tolist()),
+    )
+
+
+def _read(settings: DataSettings) -> tuple[Images, Images]:
+    if settings.name == "digits":
+        return _digits()
+    if settings.root is None:
+        raise DataError(f"data {settings.name!r} needs a folder; give --data DIR")
+    root = settings.root.expanduser()
+    if settings.name in ("cifar10", "cifar100") and not _is_image_folder(root):
+        return _cifar(settings.name, root)
+    if settings.name == "imagenet" and not _is_image_folder(root):
+        _unpack_imagenet(root)
+    return _image_folder(settings, root)
+
+
+def _digits() -> tuple[Images, Images]:
+    """Handwritten digits of scikit-learn (UCI), 8x8 pixels; a fifth, always the same, for test."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 (takes a second to import)
+
+    digits = load_digits()
+    pixels = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)[:, None]
+    images = Images.of(pixels, torch.from_numpy(digits.target).long())
+    order = torch.randperm(len(images), generator=generator(0, "digits test split"))
+    fifth = len(images) // 5
+    return images.take(order[fifth:]), images.take(order[:fifth])
+
+
+def _cifar(name: Literal["cifar10", "cifar100"], root: Path) -> tuple[Images, Images]:
+    datasets = _torchvision_datasets()
+    dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    try:
+        both = [dataset(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError, EOFError) as error:
+        raise DataError(
+            f"{name} is neither in {str(root)!r} nor can it be downloaded ({error}); put "
+            "torchvision's files there, or a folder with train/<class>/ and test/<class>/, "
+            "or name another with --data DIR"
+        ) from None
+    train, test = (
+        Images.of(torch.from_numpy(each.data).permute(0, 3, 1, 2), torch.tensor(each.targets))
+        for each in both
+    )
+    return train, test
+
+
+def _unpack_imagenet(root: Path) -> None:
+    """Let torchvision unpack the archives of ILSVRC 2012 into ``train/`` and ``val/``."""
+    datasets = _torchvision_datasets()
+    try:
+        for split in ("train", "val"):
+            datasets.ImageNet(root, split=split)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"no ImageNet in {str(root)!r} ({reason}); put the ILSVRC 2012 archives or "
+            "train/<class>/ and val/<class>/ there, or name another folder with --data DIR"
+        ) from None
+
+
+def _torchvision_datasets() -> ModuleType:
+    """``torchvision.datasets``, importable beside a torch whose build differs.
+
+    The compiled operators of the published torchvision do not load beside a CPU-only torch, and
+    its import then fails over operators nobody calls here; declaring their schemas is enough.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.submodule_search_locations is None:
+        raise DataError("torchvision is not installed; pip install torchvision")
+    for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            for operator in ("nms", "qnms"):
+                if not hasattr(torch.ops.torchvision, operator):
+                    torch.library.define(
+                        f"torchvision::{operator}",
+                        "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+                    )
+    return importlib.import_module("torchvision.datasets")
+
+
+def _is_image_folder(root: Path) -> bool:
+    train = root / "train"
+    return train.is_dir() and any(entry.is_dir() for entry in train.iterdir())
+
+
+def _image_folder(settings: DataSettings, root: Path) -> tuple[Images, Images]:
+    test = "test" if (root / "test").is_dir() else "val"
+    for split in ("train", test):
+        if not (root / split).is_dir():
+            raise DataError(
+                f"no folder {str(root / split)!r}; images are looked for in train/<class>/ and "
+                "test/<class>/ (or val/<class>/) below it: name the right folder with --data DIR"
+            )
+    size = settings.image[1]
+    train_images, train_classes = _image_tree(root / "train", size)
+    test_images, test_classes = _image_tree(root / test, size)
+    if train_classes != test_classes:
+        odd = sorted(set(train_classes) ^ set(test_classes))
+        raise DataError(
+            f"{str(root)!r}: train and {test} have different classes ({', '.join(odd[:5])}); "
+            "each class needs a folder in both"
+        )
+    return train_images, test_images
+
+
+def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
+    """Images of ``folder/<class>/*`` as (N, 3, size, size), decoded on the first read only."""
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    listing = [
+        (label, path)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not listing:
+        raise DataError(f"no images in {str(folder)!r}; expected {folder.name}/<class>/*.jpg")
+    labels = torch.tensor([label for label, _ in listing])
+    paths = [path for _, path in listing]
+    cached = _cache_folder() / f"{_listing_key(folder, paths, size)}.npy"
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
+    try:
+        pixels = np.load(cached, mmap_mode="c")  # private pages: large sets stay on disk
+    except (OSError, ValueError):
+        raise DataError(f"the cached copy {str(cached)!r} is corrupt; delete it") from None
+    return Images.of(torch.from_numpy(pixels), labels), classes
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mbnas" / "images"
+
+
+def _listing_key(folder: Path, paths: list[Path], size: int) -> str:
+    digest = hashlib.sha256(f"{folder.resolve()} {size}".encode())
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _decode_all(paths: list[Path], size: int, target: Path) -> None:
+    with target.open("w+b") as file:  # np.memmap would append .npy to the temporary name
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
+        np.lib.format.write_array_header_2_0(file, header)
+        with (
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+            bar(f"reading {paths[0].parent.parent}", len(paths)) as advance,
+        ):
+            for pixels in pool.map(lambda path: _decode(path, size), paths):
+                file.write(pixels.tobytes())
+                advance("")
+
+
+def _decode(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """(3, size, size): the shorter side scaled to ``size``, then the centre."""
+    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
+
+    try:
+        with Image.open(path) as image:
+            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        raise DataError(f"cannot read image {str(path)!r}; it is corrupt, replace it") from None
+    return np.asarray(fitted, dtype=np.uint8).transpose(2, 0, 1)

@@ -1,0 +1,201 @@
+"""How accurate a network is, on natural images and under attack."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mbnas.attacks import pgd
+from mbnas.config import Settings, Surrogate, Threat
+from mbnas.data import Images
+from mbnas.networks import Network
+from mbnas.progress import bar
+from mbnas.randomness import generator
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Fractions of images in [0, 1].
+
+    Attributes:
+        natural: classified correctly as they are.
+        robust: classified correctly as they are and at every iterate of PGD.
+        loss: mean cross-entropy of the natural images; None where it is not finite.
+    """
+
+    natural: float
+    robust: float
+    loss: float | None
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, images: Images) -> None:
+    """Re-estimate the running batch-norm statistics as plain averages over natural batches."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for x, _ in images.batches(BATCH):
+        network(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def measure(
+    network: Network, images: Images, threat: Threat, rng: torch.Generator, steps: int | None = None
+) -> Scores:
+    """Score a frozen network under PGD with ``steps`` iterations (default: the threat model's).
+
+    An image that is lost at any iterate leaves the attack.
+    """
+    natural, robust, total = 0, 0, 0.0
+    for x, y in images.batches(BATCH):
+        right, loss = _classify(network, x, y)
+        natural, total = natural + int(right.sum()), total + loss
+        if not right.any():
+            continue
+        x, y = x[right], y[right]  # noqa: PLW2901 (the rest is lost already)
+        adversarial = pgd(
+            lambda z: network(z, threat.surrogate),
+            x,
+            y,
+            eps=threat.eps,
+            step=threat.step,
+            steps=steps or threat.steps,
+            generator=rng,
+        )
+        with torch.no_grad():
+            robust += int((network(adversarial).argmax(dim=1) == y).sum())
+    count = len(images)
+    return Scores(natural / count, robust / count, _mean_loss(total, count))
+
+
+@torch.no_grad()
+def _classify(network: Network, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
+    """Which images are classified correctly, (B,), and the sum of their cross-entropies."""
+    logits = network(x)
+    return logits.argmax(dim=1) == y, F.cross_entropy(logits, y, reduction="sum").item()
+
+
+def _mean_loss(total: float, count: int) -> float | None:
+    return total / count if math.isfinite(total) else None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Accuracy under one PGD run, counted both ways, as fractions of all images.
+
+    Attributes:
+        any_iterate: correct naturally and at every iterate.
+        last_iterate: correct at the last iterate whatever happened before, as in the literature;
+            above natural accuracy it is a sign of masked gradients.
+    """
+
+    any_iterate: float
+    last_iterate: float
+
+
+def attack_both_ways(
+    network: Network, images: Images, threat: Threat, surrogate: Surrogate, rng: torch.Generator
+) -> Counts:
+    """PGD on a frozen network through ``surrogate``, every image attacked to the last iterate."""
+    at_every, at_last = 0, 0
+    for x, y in images.batches(BATCH):
+        verdicts: list[Tensor] = []
+
+        def watched(z: Tensor, y: Tensor = y, verdicts: list[Tensor] = verdicts) -> Tensor:
+            logits: Tensor = network(z, surrogate)
+            verdicts.append(logits.detach().argmax(dim=1) == y)
+            return logits
+
+        with torch.no_grad():
+            watched(x)
+        adversarial = pgd(
+            watched,
+            x,
+            y,
+            eps=threat.eps,
+            step=threat.step,
+            steps=threat.steps,
+            generator=rng,
+            stop_when_broken=False,
+        )
+        with torch.no_grad():
+            watched(adversarial)
+        at_every += int(torch.stack(verdicts).all(dim=0).sum())
+        at_last += int(verdicts[-1].sum())
+    return Counts(at_every / len(images), at_last / len(images))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and (sample) standard deviation over attack runs."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value; the deviation of a single one is 0."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """What is reported of a network, measured on test images.
+
+    Attributes:
+        natural: over all ``images``.
+        pgd20: any iterate, through the threat model's surrogate; like all attacks over the first
+            ``attacked`` images and ``runs`` random starts.
+        attacks: both counts through each surrogate, as ``<surrogate>_<any|last>``.
+    """
+
+    __test__ = False  # not a test, whatever pytest thinks
+
+    natural: float
+    loss: float | None
+    pgd20: Spread
+    attacks: dict[str, Spread]
+    images: int
+    attacked: int
+    runs: int
+
+
+def test(network: Network, images: Images, settings: Settings, seed: int) -> TestScores:
+    """Final measurement of a frozen network; the only use of test images."""
+    threat, attacked = settings.threat, images.first(settings.test.images)
+    natural, total = 0, 0.0
+    for x, y in images.batches(BATCH):
+        right, loss = _classify(network, x, y)
+        natural, total = natural + int(right.sum()), total + loss
+    attacks: dict[str, Spread] = {}
+    with bar("testing under attack", len(Surrogate) * settings.test.runs) as advance:
+        for surrogate in Surrogate:
+            counts = []
+            for run in range(settings.test.runs):
+                rng = generator(seed, "test", run)
+                counts.append(attack_both_ways(network, attacked, threat, surrogate, rng))
+                advance("")
+            attacks[f"{surrogate}_any"] = Spread.over([each.any_iterate for each in counts])
+            attacks[f"{surrogate}_last"] = Spread.over([each.last_iterate for each in counts])
+    return TestScores(
+        natural=natural / len(images),
+        loss=_mean_loss(total, len(images)),
+        pgd20=attacks[f"{threat.surrogate}_any"],
+        attacks=attacks,
+        images=len(images),
+        attacked=len(attacked),
+        runs=settings.test.runs,
+    )

@@ -1,0 +1,64 @@
+"""Multi-objective bookkeeping: non-domination, hypervolume, and which members are most useful."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.indicators.hv import HV
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+Matrix = NDArray[np.float64]
+
+
+class Scored(Protocol):
+    """Anything with the three objectives."""
+
+    @property
+    def natural(self) -> float: ...  # noqa: D102
+    @property
+    def pgd20(self) -> float: ...  # noqa: D102
+    @property
+    def bops(self) -> int: ...  # noqa: D102
+
+
+T = TypeVar("T", bound=Scored)
+
+
+def objectives(scored: Sequence[Scored]) -> Matrix:
+    """(n, 3), every column to be minimised: natural error, error under PGD-20, BOPS."""
+    return np.array([(1 - each.natural, 1 - each.pgd20, each.bops) for each in scored], dtype=float)
+
+
+def non_dominated(scored: Sequence[T]) -> list[T]:
+    """The members no other one dominates, cheapest first; equals are all kept."""
+    if not scored:
+        return []
+    front = NonDominatedSorting().do(objectives(scored), only_non_dominated_front=True)
+    return sorted((scored[i] for i in front), key=lambda each: each.bops)
+
+
+def hypervolume(points: Matrix, reference: Matrix) -> float:
+    """Volume that ``points`` (n, k) dominate below ``reference`` (k,), all minimised."""
+    return float(HV(ref_point=reference)(points))
+
+
+def most_useful(front: Sequence[T], count: int) -> list[T]:
+    """``count`` members that together dominate most, most useful first.
+
+    Greedy maximisation of the hypervolume of the objectives, scaled to the extent of the front:
+    the first is the knee, each next one adds most to those chosen (Guerreiro et al. 2016).
+    """
+    if not front:
+        return []
+    points = objectives(front)
+    extent = np.ptp(points, axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(extent > 0, extent, 1)
+    reference = np.full(points.shape[1], 1.1)
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(front)):
+        rest = [i for i in range(len(front)) if i not in chosen]
+        chosen.append(max(rest, key=lambda i: hypervolume(scaled[[*chosen, i]], reference)))
+    return [front[i] for i in chosen]

@@ -1,0 +1,218 @@
+"""What a search found: the Pareto table as CSV and JSON, for the terminal, and as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from rich.table import Table
+
+from mbnas.assignment import Assignment
+from mbnas.bops import DEFINITION, LayerCost, bops
+from mbnas.config import Settings
+from mbnas.files import write_json, write_text
+from mbnas.runs import RunFolder
+from mbnas.search.problem import Trial
+
+COLUMNS = ["id", "assignment", "bops", "natural", "pgd20", "loss"]
+Metrics = dict[str, Any]
+
+
+def write_pareto(
+    folder: RunFolder,
+    settings: Settings,
+    trials: Sequence[Trial],
+    front: Sequence[Trial],
+    retrained: Sequence[Metrics],
+) -> None:
+    """Write ``pareto.csv``, ``pareto.json`` and ``pareto.html``."""
+    rows = [trial.row() for trial in front]
+    write_json(folder.pareto_file, rows)
+    csv = io.StringIO()
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(csv, index=False)
+    write_text(folder.pareto_file.with_suffix(".csv"), csv.getvalue())
+    page = pareto_figure(settings, trials, front, retrained).to_html(include_plotlyjs=True)
+    write_text(folder.pareto_file.with_suffix(".html"), page)
+
+
+def short(assignment: Assignment) -> str:
+    """Runs of equal layers counted: ``3x1 1x1*4 2x2``."""
+    runs = ((bases, len(list(equal))) for bases, equal in groupby(assignment))
+    return " ".join(f"{bases}*{count}" if count > 1 else str(bases) for bases, count in runs)
+
+
+def pareto_table(front: Sequence[Trial]) -> Table:
+    """The Pareto set, cheapest first, accuracies on validation images."""
+    table = Table(title="Pareto set (validation images)", caption=DEFINITION)
+    for name in ("id", "BOPS", "natural", "PGD-20", "loss"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("assignment, first layer first", overflow="fold")
+    for trial in front:
+        loss = "-" if trial.loss is None else f"{trial.loss:.3f}"
+        table.add_row(
+            trial.id,
+            f"{trial.bops:.3e}",
+            f"{trial.natural:.1%}",
+            f"{trial.pgd20:.1%}",
+            loss,
+            short(trial.assignment),
+        )
+    return table
+
+
+def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
+    """The retrained networks, measured on test images."""
+    table = Table(title="Retrained (test images)")
+    for name in ("id", "BOPS", "natural", "PGD-20"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("assignment, first layer first", overflow="fold")
+    for metrics in retrained:
+        test = metrics["test"]
+        table.add_row(
+            metrics["id"],
+            f"{metrics['bops']:.3e}",
+            f"{test['natural']:.1%}",
+            f"{test['pgd20']['mean']:.1%} ± {test['pgd20']['std']:.1%}",
+            short(Assignment.parse(metrics["assignment"], layers)),
+        )
+    return table
+
+
+def cost_table(layers: Sequence[LayerCost]) -> Table:
+    """Itemised BOPS of one assignment."""
+    total = sum(layer.bops for layer in layers)
+    table = Table(title="Cost of one image", caption=DEFINITION, show_footer=True)
+    table.add_column("layer", footer="total")
+    table.add_column("MACs", f"{sum(layer.macs for layer in layers):,}", justify="right")
+    table.add_column("MxN", justify="right")
+    table.add_column("BOPS", f"{total:,}", justify="right")
+    table.add_column("share", justify="right")
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            f"{layer.macs:,}",
+            str(layer.bases),
+            f"{layer.bops:,}",
+            f"{layer.bops / total:.1%}",
+        )
+    return table
+
+
+def space_table(settings: Settings) -> Table:
+    """Size of a space and the cost of its smallest, uniform and largest networks."""
+    table = Table(title=f"{settings.name}: {settings.space.size:.3g} networks", caption=DEFINITION)
+    table.add_column("network")
+    table.add_column("BOPS", justify="right")
+    budget = settings.search.budget
+    if budget is not None:
+        table.add_column(f"within {budget:g}")
+    for assignment in sorted(settings.space.uniforms, key=lambda a: bops(settings.table, a)):
+        cost = bops(settings.table, assignment)
+        verdict = () if budget is None else ("yes" if cost <= budget else "no",)
+        extreme = {settings.space.smallest: " (smallest)", settings.space.largest: " (largest)"}
+        name = f"uniform {assignment.layers[0]}{extreme.get(assignment, '')}"
+        table.add_row(name, f"{cost:.4e}", *verdict)
+    return table
+
+
+def attack_table(metrics: Metrics) -> Table:
+    """All that was measured of one network on test images."""
+    test = metrics["test"]
+    table = Table(
+        title=f"{metrics['id']} on {test['images']} test images",
+        caption=f"attacks: {test['attacked']} images, {test['runs']} runs; {DEFINITION}",
+    )
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_row("BOPS", f"{metrics['bops']:.3e}")
+    table.add_row("natural", f"{test['natural']:.1%}")
+    for name, spread in test["attacks"].items():
+        surrogate, _, count = name.rpartition("_")
+        table.add_row(
+            f"PGD, {surrogate} gradient, {count} iterate",
+            f"{spread['mean']:.1%} ± {spread['std']:.1%}",
+        )
+    return table
+
+
+def pareto_figure(
+    settings: Settings,
+    trials: Sequence[Trial],
+    front: Sequence[Trial],
+    retrained: Sequence[Metrics],
+) -> go.Figure:
+    """Accuracy over BOPS, natural and under attack, above the layer-wise bases of the members."""
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        specs=[[{}, {}], [{"colspan": 2}, None]],
+        row_heights=[0.6, 0.4],
+        vertical_spacing=0.14,
+        subplot_titles=("natural accuracy", "accuracy under PGD-20", "bases of each layer (M x N)"),
+    )
+    uniform = [trial for trial in trials if trial.assignment.is_uniform]
+    groups = (
+        ("evaluated", trials, {"color": "lightgrey", "size": 6}),
+        ("Pareto set", front, {"color": "crimson", "size": 9}),
+        ("uniform", uniform, {"color": "black", "size": 11, "symbol": "diamond-open"}),
+    )
+    for column, objective in enumerate(("natural", "pgd20"), start=1):
+        for name, members, marker in groups:
+            figure.add_scatter(
+                x=[trial.bops for trial in members],
+                y=[getattr(trial, objective) for trial in members],
+                text=[f"{trial.id}<br>{short(trial.assignment)}" for trial in members],
+                name=name,
+                legendgroup=name,
+                showlegend=column == 1,
+                mode="markers",
+                marker=marker,
+                row=1,
+                col=column,
+            )
+        figure.add_scatter(
+            x=[metrics["bops"] for metrics in retrained],
+            y=[_tested(metrics, objective) for metrics in retrained],
+            text=[metrics["id"] for metrics in retrained],
+            name="retrained, test images",
+            legendgroup="retrained",
+            showlegend=column == 1 and bool(retrained),
+            mode="markers",
+            marker={"color": "royalblue", "size": 13, "symbol": "star"},
+            row=1,
+            col=column,
+        )
+    figure.add_vline(settings.search.budget, line_dash="dot", annotation_text="budget", row=1)
+    _add_bases(figure, settings, front)
+    figure.update_xaxes(title="BOPS", row=1)
+    figure.update_yaxes(tickformat=".0%", row=1)
+    figure.update_layout(
+        title=f"{settings.name}: layer-wise multi-bit networks ({DEFINITION})",
+        template="plotly_white",
+        height=700 + 18 * len(front),
+    )
+    return figure
+
+
+def _tested(metrics: Metrics, objective: str) -> float:
+    test = metrics["test"]
+    return float(test["natural"] if objective == "natural" else test["pgd20"]["mean"])
+
+
+def _add_bases(figure: go.Figure, settings: Settings, front: Sequence[Trial]) -> None:
+    figure.add_heatmap(
+        z=[[m * n for m, n in trial.assignment] for trial in front],
+        text=[[str(bases) for bases in trial.assignment] for trial in front],
+        texttemplate="%{text}",
+        x=[row.name for row in settings.table.searchable],
+        y=[f"{trial.id}  {trial.bops:.2e}" for trial in front],
+        colorscale="Blues",
+        colorbar={"title": "M x N", "len": 0.4, "y": 0.2},
+        row=2,
+        col=1,
+    )

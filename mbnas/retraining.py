@@ -1,0 +1,87 @@
+"""Reported networks: trained on their own, measured on test images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mbnas.assignment import Assignment
+from mbnas.bops import bops
+from mbnas.checkpoints import NETWORK_FILE, save_network
+from mbnas.config import Settings
+from mbnas.data import Data
+from mbnas.evaluation import Scores, measure, test
+from mbnas.files import write_json, write_text
+from mbnas.networks import Network, freeze, multibit
+from mbnas.randomness import derive, generator, seeded
+from mbnas.supernet import Supernet, extract
+from mbnas.training import fit, network_objective
+
+
+def retrain(
+    settings: Settings,
+    assignment: Assignment,
+    data: Data,
+    folder: Path,
+    *,
+    supernet: Supernet | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Train one candidate, test it, and fill ``folder`` with weights, assignment and metrics.
+
+    Args:
+        supernet: whose weights to start from; None trains from scratch.
+        folder: where an unfinished training of the same candidate is continued.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    seed = derive(settings.seed, "retraining", assignment)
+    network = _start(settings, assignment, data, supernet, seed).to(device)
+    recipe = settings.retraining
+    guard_images = data.validation.first(recipe.guard_images)
+
+    def guard() -> Scores:
+        rng = generator(seed, "guard")
+        return measure(freeze(network), guard_images, settings.threat, rng, recipe.guard_steps)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "assignment.txt", f"{assignment}\n")
+    checkpoint = folder / "training.pt"
+    history = fit(
+        network,
+        network_objective(network, settings.threat, recipe),
+        guard,
+        data.train,
+        settings.data,
+        recipe,
+        title=f"retraining {assignment.id}",
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    save_network(folder / NETWORK_FILE, network, assignment, settings)
+    metrics = {
+        "id": assignment.id,
+        "assignment": str(assignment),
+        "bops": bops(settings.table, assignment),
+        "start": "scratch" if supernet is None else "supernet",
+        "test": asdict(test(freeze(network), data.test, settings, settings.seed)),
+        "training": [asdict(epoch) for epoch in history],
+    }
+    write_json(folder / "metrics.json", metrics)
+    checkpoint.unlink()
+    return metrics
+
+
+def _start(
+    settings: Settings, assignment: Assignment, data: Data, supernet: Supernet | None, seed: int
+) -> Network:
+    if supernet is not None:
+        return extract(supernet, assignment)
+    with seeded(seed, "initial weights"):
+        network = multibit(settings.table, assignment)
+    network.standardise_by(*data.statistics())
+    return network

@@ -1,0 +1,1 @@
+"""The search: what a candidate scores, who proposes candidates, and who evaluates them."""

@@ -1,0 +1,82 @@
+"""Who scores candidates: this process, or workers of Ray Tune.
+
+Each candidate is scored by one thread, so that scores do not depend on how many run side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mbnas.errors import SettingsError
+from mbnas.search.problem import Problem, Trial
+from mbnas.search.runner import Session
+
+
+@dataclass(frozen=True)
+class Executor:
+    """How candidates are scored.
+
+    Attributes:
+        kind: ``ray`` for Ray Tune, ``inprocess`` for threads of this process.
+        workers: candidates scored side by side.
+        address: of a running Ray cluster; None starts Ray on this machine.
+    """
+
+    kind: Literal["ray", "inprocess"] = "ray"
+    workers: int = 1
+    address: str | None = None
+
+    def run(self, problem: Problem, session: Session, device: torch.device) -> None:
+        """Score candidates until the session is finished.
+
+        Raises:
+            SettingsError: if Ray is not installed or there is no cluster at the address.
+        """
+        if session.finished:
+            return
+        if self.kind == "inprocess":
+            run_in_process(problem.to(device), session, self.workers)
+            return
+        try:
+            from mbnas.search import raytune  # noqa: PLC0415 (heavy, and not needed in process)
+        except ImportError:
+            raise SettingsError(
+                "--executor ray needs Ray: pip install 'ray[tune]', or use --executor inprocess"
+            ) from None
+        raytune.run(problem, session, self.workers, self.address, device)
+
+
+def default_workers(device: torch.device) -> int:
+    """One per core, or a single one where a GPU does the work."""
+    return (os.cpu_count() or 1) if device.type == "cpu" else 1
+
+
+def run_in_process(problem: Problem, session: Session, workers: int) -> None:
+    """Score in ``workers`` threads of this process."""
+    running: set[Future[Trial]] = set()
+    with one_thread_each(workers) as pool:
+        while not session.finished:
+            while len(running) < workers and (assignment := session.next()) is not None:
+                running.add(pool.submit(problem.score, assignment))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                session.record(future.result())
+
+
+@contextmanager
+def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads in each of which torch computes with a single one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,141 @@
+"""Scoring under Ray Tune, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from typing import Any
+
+import torch
+
+# Ctrl-C belongs to the command line, results to the journal, and nothing is reported to anyone.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from mbnas.assignment import Assignment
+from mbnas.errors import SettingsError
+from mbnas.search.problem import Problem, Trial
+from mbnas.search.runner import Session
+
+
+class Scorer(tune.Trainable):  # type: ignore[misc]
+    """Scores one candidate after another; the problem is fetched once per worker."""
+
+    def setup(self, config: dict[str, Any], problem: Problem, device: torch.device) -> None:
+        """Called once per worker."""
+        torch.set_num_threads(1)
+        self.problem = problem.to(device)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next candidate without a new process."""
+        self.assignment = Assignment.parse(
+            new_config["assignment"], self.problem.space.layers
+        )
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The whole evaluation."""
+        return {**self.problem.score(self.assignment).record(), "done": True}
+
+
+class SessionSearcher(Searcher):  # type: ignore[misc]
+    """Lets Ray Tune draw candidates from a session and hand back their scores."""
+
+    def __init__(self, session: Session, layers: int) -> None:
+        super().__init__()
+        self.session = session
+        self.layers = layers
+        self.failed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray Tune saves its searcher; the journal is the state, so there is nothing to save."""
+        return {}
+
+    def set_search_properties(self, *_: object, **__: object) -> bool:
+        """The session knows its objectives."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, str] | str | None:  # noqa: ARG002
+        """The next candidate, None to wait for others, or the end."""
+        if self.failed or self.session.finished:
+            return str(Searcher.FINISHED)
+        assignment = self.session.next()
+        return None if assignment is None else {"assignment": str(assignment)}
+
+    def on_trial_complete(
+        self,
+        trial_id: str,  # noqa: ARG002
+        result: dict[str, Any] | None = None,
+        error: bool = False,
+    ) -> None:
+        """Record the scores."""
+        if error or result is None:
+            self.failed = True
+        else:
+            self.session.record(Trial.from_record(result, self.layers))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to keep: the journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the journal is the state."""
+
+
+def run(
+    problem: Problem, session: Session, workers: int, address: str | None, device: torch.device
+) -> None:
+    """Score candidates with Ray Tune until the session is finished."""
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(address, workers)
+    gpus = 0 if device.type == "cpu" else 1 / workers
+    trainable = tune.with_parameters(
+        Scorer, problem=problem.to(torch.device("cpu")), device=device
+    )
+    searcher = SessionSearcher(session, problem.space.layers)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mbnas-ray-") as storage:
+            results = tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    max_concurrent_trials=workers,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=storage,
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()
+    finally:
+        if ours:
+            ray.shutdown()
+    if searcher.failed:
+        raise RuntimeError(f"a Ray worker failed: {results.errors}")
+
+
+def _connect(address: str | None, workers: int) -> None:
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else workers,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise SettingsError(
+            f"no Ray cluster at --address {address!r} ({error}); start one with `ray start --head`, "
+            "or leave --address out to run on this machine"
+        ) from None

@@ -1,0 +1,251 @@
+"""One training loop for plain networks and supernets, natural or FastAT, resumable by epoch."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mbnas.assignment import Assignment, Space
+from mbnas.attacks import Model, fgsm
+from mbnas.config import DataSettings, Recipe, SupernetRecipe, Threat
+from mbnas.data import Images
+from mbnas.errors import DataError, SettingsError
+from mbnas.evaluation import Scores
+from mbnas.files import write_atomically
+from mbnas.networks import Network
+from mbnas.progress import bar, log
+from mbnas.randomness import derive, generator
+from mbnas.supernet import Supernet
+
+Accumulate = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""(x, y, rng) -> loss, after adding the gradients of one batch to the parameters."""
+
+Objective = Callable[[int], Accumulate]
+"""What one epoch, counted from 1, does with its batches."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What the log says of one epoch; accuracies on held-out images, as fractions."""
+
+    number: int
+    loss: float
+    natural: float
+    robust: float
+
+    @property
+    def worth(self) -> float:
+        """What the best checkpoint has most of."""
+        return self.natural + self.robust
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.number}: loss {self.loss:.3f}, held-out natural {self.natural:.1%}, "
+            f"under attack {self.robust:.1%}"
+        )
+
+
+def fit(
+    module: nn.Module,
+    objective: Objective,
+    guard: Callable[[], Scores],
+    train: Images,
+    augmentation: DataSettings,
+    recipe: Recipe,
+    *,
+    title: str,
+    seed: int,
+    checkpoint: Path,
+) -> tuple[Epoch, ...]:
+    """Train ``module`` in place and leave it in the state of its best epoch.
+
+    Each epoch ends with ``guard``, a measurement on held-out images, and a checkpoint; where one
+    exists already, training goes on behind it, bit for bit as if it had never stopped.
+
+    Raises:
+        SettingsError: if the loss stops being finite.
+        DataError: if the checkpoint is corrupt or belongs to something else.
+    """
+    optimizer = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+    batches = max(1, len(train) // recipe.batch_size)
+    history, best = _restore(checkpoint, module, optimizer)
+    with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
+        for number in range(len(history) + 1, recipe.epochs + 1):
+            rng, accumulate = generator(seed, "epoch", number), objective(number)
+            module.train()
+            total = 0.0
+            shuffled = train.shuffled(
+                recipe.batch_size, shift=augmentation.shift, flip=augmentation.flip, rng=rng
+            )
+            for batch, (x, y) in enumerate(shuffled):
+                progress = ((number - 1) * batches + batch + 0.5) / (recipe.epochs * batches)
+                for group in optimizer.param_groups:
+                    group["lr"] = triangular(progress, recipe.learning_rate, recipe.warmup)
+                optimizer.zero_grad()
+                total += float(accumulate(x, y, rng))
+                nn.utils.clip_grad_norm_(module.parameters(), recipe.gradient_clip)
+                optimizer.step()
+                advance("" if not history else f"natural {history[-1].natural:.1%}")
+            epoch = _judged(number, total / batches, guard)
+            log.info("%s %s", title, epoch)
+            if all(epoch.worth >= earlier.worth for earlier in history):
+                best = {key: value.clone() for key, value in module.state_dict().items()}
+            history = (*history, epoch)
+            _save(checkpoint, module, optimizer, best, history)
+    module.load_state_dict(best)
+    module.eval()
+    _tell_best(title, history)
+    return history
+
+
+def triangular(progress: float, peak: float, warmup: float) -> float:
+    """Learning rate at ``progress`` in [0, 1]: up from 0 until ``warmup``, then down to 0."""
+    rising = progress / warmup if warmup else 1.0
+    return peak * min(rising, (1 - progress) / (1 - warmup))
+
+
+def network_objective(network: Network, threat: Threat, recipe: Recipe) -> Objective:
+    """Cross-entropy on natural images, or on FastAT perturbations where the recipe has a step."""
+
+    def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        with without_gradients(network):
+            x = _perturbed(lambda z: network(z, threat.surrogate), x, y, threat, recipe, rng)
+        loss = F.cross_entropy(network(x), y)
+        loss.backward()
+        return loss.detach()
+
+    return lambda _: accumulate
+
+
+def supernet_objective(
+    supernet: Supernet, threat: Threat, recipe: SupernetRecipe, seed: int
+) -> Objective:
+    """Sandwich rule with distillation (Yu et al. 2020, BigNAS).
+
+    Per batch: the largest sub-network on labels, then the smallest and fair-sampled ones on the
+    largest one's logits, each on FastAT perturbations made on that very sub-network.
+    """
+    space = supernet.space
+
+    def logits_of(assignment: Assignment, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        with without_gradients(supernet):
+            x = _perturbed(
+                lambda z: supernet(z, assignment, threat.surrogate), x, y, threat, recipe, rng
+            )
+        logits: Tensor = supernet(x, assignment)
+        return logits
+
+    def objective(epoch: int) -> Accumulate:
+        fair = fair_assignments(space, derive(seed, "fair", epoch))
+
+        def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+            logits = logits_of(space.largest, x, y, rng)
+            loss = F.cross_entropy(logits, y)
+            loss.backward()
+            teacher = logits.detach().softmax(dim=1)
+            for assignment in (space.smallest, *islice(fair, recipe.sampled)):
+                F.cross_entropy(logits_of(assignment, x, y, rng), teacher).backward()
+            return loss.detach()
+
+        return accumulate
+
+    return objective
+
+
+def _perturbed(
+    model: Model, x: Tensor, y: Tensor, threat: Threat, recipe: Recipe, rng: torch.Generator
+) -> Tensor:
+    """The images a step trains on: FastAT's, or natural ones where the recipe has no step."""
+    if recipe.fastat_step is None:
+        return x
+    return fgsm(model, x, y, eps=threat.eps, step=recipe.fastat_step, generator=rng)
+
+
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """An attack needs the gradient of the image only; parameters are left out of it inside."""
+    parameters = [each for each in module.parameters() if each.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def fair_assignments(space: Space, seed: int) -> Iterator[Assignment]:
+    """Endless assignments in which each variable goes through shuffled decks of its choices.
+
+    Every choice of every M and N is thus trained equally often (Chu et al. 2021, FairNAS).
+    """
+    rng = random.Random(seed)
+    decks: list[list[int]] = [[] for _ in space.variables]
+    while True:
+        for deck, choices in zip(decks, space.variables, strict=True):
+            if not deck:
+                deck.extend(rng.sample(range(len(choices)), len(choices)))
+        yield space.decode([deck.pop() for deck in decks])
+
+
+def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:
+    if not math.isfinite(loss):
+        raise SettingsError(
+            f"training diverged in epoch {number} (the loss is {loss}); lower its learning_rate"
+        )
+    scores = guard()
+    return Epoch(number, loss, scores.natural, scores.robust)
+
+
+def _tell_best(title: str, history: Sequence[Epoch]) -> None:
+    best, last = max(history, key=lambda epoch: (epoch.worth, epoch.number)), history[-1]
+    if last.robust < best.robust / 2:
+        log.warning("%s collapsed under attack after %s", title, best)
+    if best is not last:
+        log.info("%s keeps %s", title, best)
+
+
+State = dict[str, Tensor]
+
+
+def _save(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: State,
+    history: Sequence[Epoch],
+) -> None:
+    state = {
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": best,
+        "history": [asdict(epoch) for epoch in history],
+    }
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def _restore(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[tuple[Epoch, ...], State]:
+    if not path.exists():
+        return (), {}
+    try:
+        state = torch.load(path, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
+        raise DataError(
+            f"training checkpoint {str(path)!r} is corrupt or of another network; "
+            "delete it to train from the start"
+        ) from None
+    return tuple(Epoch(**epoch) for epoch in state["history"]), state["best"]

@@ -1,0 +1,230 @@
+"""Attacks against models whose worst case is known."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mbnas import backbones
+from mbnas.assignment import Assignment
+from mbnas.attacks import fgsm, pgd, uniform_start
+from mbnas.config import Surrogate
+from mbnas.networks import freeze, multibit
+
+Model = Callable[[Tensor], Tensor]
+WEIGHT = torch.linspace(-1, 1, 12, dtype=torch.float64)  # no zero among them
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(x: Tensor) -> Tensor:
+    """Two logits whose margin falls fastest along the signs of WEIGHT."""
+    margin = x.flatten(1) @ WEIGHT.to(x)
+    return torch.stack((-margin, margin), dim=1)
+
+
+def uphill(y: Tensor) -> Tensor:
+    """Where the loss of :func:`linear` grows for these labels, (B, 3, 2, 2)."""
+    return (1 - 2 * y.double()).view(-1, 1, 1, 1) * WEIGHT.sign().view(1, 3, 2, 2)
+
+
+def batch(count: int = 16, *, low: float = 0, high: float = 1) -> tuple[Tensor, Tensor]:
+    """Images with pixels between low and high, in float64, and labels 0 and 1 in turn."""
+    x = torch.rand(count, 3, 2, 2, generator=seeded(1), dtype=torch.float64)
+    return low + (high - low) * x, torch.arange(count) % 2
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    eps=st.floats(1e-3, 1),
+    step=st.floats(1e-4, 2),
+    steps=st.integers(0, 5),
+    stop=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@settings(deadline=None)
+def test_pgd_stays_in_the_ball_and_in_the_box(
+    *, seed: int, eps: float, step: float, steps: int, stop: bool, dtype: torch.dtype
+) -> None:
+    x = torch.rand(4, 3, 2, 2, generator=seeded(seed)).round(decimals=1).to(dtype)
+    y = torch.randint(2, (4,), generator=seeded(seed))
+    before = x.clone()
+    adversarial = pgd(
+        linear, x, y, eps=eps, step=step, steps=steps, generator=seeded(seed), stop_when_broken=stop
+    )
+    assert adversarial.dtype == dtype
+    assert not adversarial.requires_grad
+    assert (adversarial >= (x - eps).clamp(min=0)).all()
+    assert (adversarial <= (x + eps).clamp(max=1)).all()
+    assert torch.equal(x, before)
+
+
+def test_start_is_uniform_in_the_ball() -> None:
+    start = uniform_start(torch.full((50_000,), 0.5), 0.1, seeded())
+    assert start.min() >= 0.4
+    assert start.max() <= 0.6
+    assert start.mean().item() == pytest.approx(0.5, abs=1e-3)
+    assert start.std().item() == pytest.approx(0.1 / 3**0.5, rel=1e-2)
+
+
+def test_pgd_reaches_the_optimum_of_a_linear_model_inside_the_box() -> None:
+    x, y = batch(low=0.2, high=0.8)
+    eps = 0.1
+    adversarial = pgd(
+        linear, x, y, eps=eps, step=eps / 4, steps=10, generator=seeded(), stop_when_broken=False
+    )
+    assert torch.equal(adversarial, x + eps * uphill(y))
+
+
+def test_pgd_reaches_the_optimum_of_a_linear_model_at_the_box() -> None:
+    x, y = batch()
+    eps = 0.4
+    adversarial = pgd(
+        linear, x, y, eps=eps, step=eps / 4, steps=10, generator=seeded(), stop_when_broken=False
+    )
+    assert torch.equal(adversarial, (x + eps * uphill(y)).clamp(0, 1))
+
+
+def test_pgd_breaks_what_the_optimum_breaks() -> None:
+    x, y = batch(64)
+    optimum = (x + 0.02 * uphill(y)).clamp(0, 1)
+    breakable = linear(optimum).argmax(1) != y
+    adversarial = pgd(linear, x, y, eps=0.02, step=0.01, steps=6, generator=seeded())
+    natural = linear(x).argmax(1) != y
+    assert 0 < natural.sum() < breakable.sum() < 64
+    assert torch.equal(linear(adversarial).argmax(1) != y, breakable)
+
+
+def test_fgsm_is_one_clipped_step_from_the_start() -> None:
+    x, y = batch()
+    start = uniform_start(x, 0.1, seeded())
+    expected = (start + 0.12 * uphill(y)).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+    assert torch.equal(fgsm(linear, x, y, eps=0.1, step=0.12, generator=seeded()), expected)
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=20)
+def test_fgsm_is_pgd_of_one_step(seed: int) -> None:
+    x, y = batch()
+    one, other = (
+        attack(linear, x, y, eps=0.1, step=0.12, generator=seeded(seed), **options)
+        for attack, options in ((fgsm, {}), (pgd, {"steps": 1, "stop_when_broken": False}))
+    )
+    assert torch.equal(one, other)
+
+
+def test_the_generator_decides_everything() -> None:
+    x, y = batch()
+    first, again, other = (
+        pgd(linear, x, y, eps=0.1, step=0.01, steps=3, generator=seeded(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_attacks_leave_torchs_own_generator_alone() -> None:
+    before = torch.get_rng_state()
+    pgd(linear, *batch(), eps=0.1, step=0.01, steps=3, generator=seeded())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def counting(model: Model, sizes: list[int]) -> Model:
+    """The model, noting how many images each call brings."""
+
+    def counted(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return model(x)
+
+    return counted
+
+
+def certain(x: Tensor) -> Tensor:
+    """Class 1 whatever the image, though the gradient pretends otherwise."""
+    return torch.tensor([0.0, 50.0]).to(x) + linear(x) / 1000
+
+
+@pytest.mark.parametrize(
+    ("labels", "stop", "expected"),
+    [
+        ([0, 1, 0, 0, 1, 0], True, [6, 2, 2, 2]),
+        ([0, 0, 0, 0, 0, 0], True, [6]),
+        ([1, 1, 1, 1, 1, 1], True, [6, 6, 6, 6]),
+        ([0, 1, 0, 0, 1, 0], False, [6, 6, 6, 6]),
+    ],
+)
+def test_broken_images_leave_the_batch(labels: list[int], stop: bool, expected: list[int]) -> None:
+    x, y = batch(6)[0], torch.tensor(labels)
+    sizes: list[int] = []
+    adversarial = pgd(
+        counting(certain, sizes),
+        x,
+        y,
+        eps=0.1,
+        step=0.02,
+        steps=4,
+        generator=seeded(),
+        stop_when_broken=stop,
+    )
+    assert sizes == expected
+    if stop:
+        start = uniform_start(x, 0.1, seeded())
+        stayed = (adversarial == start).flatten(1).all(1)
+        assert stayed.tolist() == [label == 0 for label in labels]
+
+
+def valley(x: Tensor) -> Tensor:
+    """Class 1 for brightness between 0.7 and 0.8 only; the gradient always says: brighter."""
+    brightness = x.flatten(1).mean(1)
+    margin = torch.where((brightness > 0.7) & (brightness < 0.8), -1.0, 1.0)
+    margin = margin - (brightness - brightness.detach())
+    return torch.stack((margin, torch.zeros_like(margin)), dim=1)
+
+
+def through_the_valley(*, stop: bool) -> tuple[Tensor, Tensor]:
+    """Starts between 0.1 and 0.9 and what PGD makes of them, stepping to 0.9 and staying there."""
+    x = torch.full((32, 1, 1, 1), 0.5, dtype=torch.float64)
+    y = torch.zeros(32, dtype=torch.long)
+    adversarial = pgd(
+        valley, x, y, eps=0.4, step=0.03, steps=40, generator=seeded(), stop_when_broken=stop
+    )
+    return uniform_start(x, 0.4, seeded()), adversarial
+
+
+def test_an_image_broken_at_any_iterate_is_returned_broken() -> None:
+    start, adversarial = through_the_valley(stop=True)
+    passes = start.flatten() < 0.8
+    assert 0 < passes.sum() < len(passes)
+    assert torch.equal(valley(adversarial).argmax(1) == 1, passes)
+    first = start + 0.03 * ((0.7 - start) / 0.03).ceil().clamp(min=0)
+    torch.testing.assert_close(adversarial[passes], first[passes])
+
+
+def test_the_last_iterate_is_returned_when_asked_for() -> None:
+    _, adversarial = through_the_valley(stop=False)
+    assert torch.equal(adversarial, torch.full_like(adversarial, 0.9))
+    assert (valley(adversarial).argmax(1) == 0).all()
+
+
+def test_the_surrogate_of_a_network_steers_the_attack() -> None:
+    torch.manual_seed(0)
+    table = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
+    network = freeze(multibit(table, Assignment.uniform(2, 2, len(table.searchable))))
+    x, y = torch.rand(4, 3, 16, 16), torch.arange(4)
+    assert torch.equal(network(x, Surrogate.STE), network(x, Surrogate.TANH))
+    ste, tanh = (
+        fgsm(
+            lambda images, chosen=surrogate: network(images, chosen),
+            x,
+            y,
+            eps=0.1,
+            step=0.1,
+            generator=seeded(),
+        )
+        for surrogate in (Surrogate.STE, Surrogate.TANH)
+    )
+    assert not torch.equal(ste, tanh)

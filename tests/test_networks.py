@@ -1,0 +1,172 @@
+"""Networks: shapes, shortcuts, standardisation, gradients everywhere, and frozen copies."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mbnas import backbones
+from mbnas.assignment import Assignment
+from mbnas.backbones import Backbone
+from mbnas.config import Surrogate
+from mbnas.networks import Network, freeze, multibit
+
+torch.set_num_threads(1)  # the tensors are tiny
+
+RESNET8 = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
+RESNET18 = backbones.build("resnet18", width=2, image=(3, 64, 64), classes=7)
+RESNET20 = backbones.build("resnet20", width=4, image=(3, 32, 32), classes=10)
+TABLES = pytest.mark.parametrize(
+    "table", [RESNET8, RESNET18, RESNET20], ids=lambda table: table.name
+)
+MIXED = Assignment.parse("3x1,1x3,2x2,1x1,1x2,5x1", 6)
+
+
+def images(table: Backbone, count: int = 4) -> Tensor:
+    return torch.rand(count, *table.image)
+
+
+def scrambled(network: Network) -> Network:
+    """The network with every parameter and every batch-norm statistic moved at random."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        for norm in network.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+    return network
+
+
+@TABLES
+def test_images_become_one_logit_per_class(table: Backbone) -> None:
+    network = multibit(table, Assignment.uniform(2, 1, len(table.searchable)))
+    assert network(images(table)).shape == (4, table.classes)
+
+
+@TABLES
+def test_every_row_computes_an_image_of_its_size(table: Backbone) -> None:
+    network = multibit(table, Assignment.uniform(1, 1, len(table.searchable)))
+    seen = {}
+    for row in table.searchable:
+        network.convolutions[row.name].register_forward_hook(
+            lambda _layer, _inputs, out, name=row.name: seen.update({name: tuple(out.shape[1:])})
+        )
+    network(images(table))
+    assert seen == {row.name: (row.out_channels, row.size, row.size) for row in table.searchable}
+
+
+def test_each_layer_has_its_assigned_bases() -> None:
+    layers = multibit(RESNET8, MIXED).convolutions.values()
+    assert [(len(each.weights.u), len(each.activations.v)) for each in layers] == list(MIXED)
+
+
+def test_an_assignment_of_another_depth_makes_no_network() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        multibit(RESNET8, Assignment.uniform(1, 1, 5))
+
+
+@TABLES
+@pytest.mark.parametrize("surrogate", list(Surrogate))
+def test_every_parameter_receives_a_gradient(table: Backbone, surrogate: Surrogate) -> None:
+    torch.manual_seed(0)
+    network = multibit(table, Assignment.uniform(2, 3, len(table.searchable)))
+    labels = torch.randint(table.classes, (8,))
+    F.cross_entropy(network(images(table, 8), surrogate), labels).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_the_surrogate_changes_the_gradient_but_not_the_logits() -> None:
+    torch.manual_seed(0)
+    network, x = multibit(RESNET8, MIXED).eval(), images(RESNET8).requires_grad_()
+    default, ste, tanh = (
+        network(x, *chosen) for chosen in ((), (Surrogate.STE,), (Surrogate.TANH,))
+    )
+    assert torch.equal(default, ste)
+    assert torch.equal(ste, tanh)
+    gradients = [torch.autograd.grad(logits.sum(), x)[0] for logits in (default, ste, tanh)]
+    assert torch.equal(gradients[0], gradients[1])
+    assert not torch.equal(gradients[1], gradients[2])
+
+
+def test_standardising_is_part_of_the_network() -> None:
+    torch.manual_seed(0)
+    network, x = multibit(RESNET8, MIXED).eval(), images(RESNET8)
+    mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.5, 2.0])
+    beforehand = network((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    network.standardise_by(mean, std)
+    assert torch.equal(network(x), beforehand)
+    assert {"mean", "std"} <= network.state_dict().keys()
+
+
+def test_silent_convolutions_leave_parameter_free_shortcuts() -> None:
+    """Every second pixel twice over, and new channels of zeros on both sides."""
+    torch.manual_seed(0)
+    network, x = scrambled(multibit(RESNET8, MIXED)).eval(), images(RESNET8)
+    for layer in network.convolutions.values():
+        layer.activations.beta.data.zero_()
+    kept = torch.zeros(4, 16, 4, 4)
+    kept[:, 6:10] = network.stem(x)[:, :, ::4, ::4]
+    expected = network.classifier(F.relu(network.head(kept)).mean((2, 3)))
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_batch_norm_comes_before_the_sign() -> None:
+    """Statistics so far off that no sign changes any more silence the images altogether."""
+    torch.manual_seed(0)
+    network = multibit(RESNET8, MIXED).eval()
+    first = RESNET8.searchable[0].name
+    seen = []
+    network.convolutions[first].register_forward_hook(lambda _layer, _inputs, out: seen.append(out))
+    network(images(RESNET8, 2))
+    assert not torch.equal(*seen.pop())
+    network.norms[first].running_mean.fill_(1e6)
+    network(images(RESNET8, 2))
+    assert torch.equal(*seen.pop())
+
+
+@TABLES
+@pytest.mark.parametrize("bases", [(1, 1), (3, 2), (8, 8)])
+def test_frozen_network_gives_the_same_bits(table: Backbone, bases: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = scrambled(multibit(table, Assignment.uniform(*bases, len(table.searchable))))
+    x = images(table)
+    frozen = freeze(network)
+    assert torch.equal(frozen(x), network.eval()(x))
+
+
+@pytest.mark.parametrize("surrogate", list(Surrogate))
+def test_frozen_network_shows_attacks_the_same_gradient(surrogate: Surrogate) -> None:
+    torch.manual_seed(0)
+    network, x = scrambled(multibit(RESNET8, MIXED)).eval(), images(RESNET8).requires_grad_()
+    frozen, live = (
+        torch.autograd.grad(each(x, surrogate).square().sum(), x)[0]
+        for each in (freeze(network), network)
+    )
+    assert live.any()
+    assert torch.equal(frozen, live)
+
+
+def test_frozen_network_is_fixed() -> None:
+    frozen = freeze(multibit(RESNET8, MIXED).train())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    frozen(images(RESNET8))
+    assert not frozen.training
+    assert all(torch.equal(before[name], after) for name, after in frozen.state_dict().items())
+
+
+def test_freezing_leaves_the_original_alone() -> None:
+    torch.manual_seed(0)
+    network = scrambled(multibit(RESNET8, MIXED)).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    frozen = freeze(network)
+    with torch.no_grad():
+        for tensor in (*frozen.parameters(), *frozen.buffers()):
+            tensor.zero_()
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert before.keys() == network.state_dict().keys()
+    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())

@@ -1,0 +1,151 @@
+"""The supernet is each of its networks, bit for bit, and remembers none of them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from mbnas import backbones
+from mbnas.assignment import Assignment, Bases, Space
+from mbnas.config import Surrogate
+from mbnas.supernet import Supernet, extract
+
+torch.set_num_threads(1)  # the tensors are tiny
+
+TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
+SPACE = Space((1, 2, 5), (1, 3), len(TABLE.searchable))
+ASSIGNMENTS = st.lists(
+    st.builds(Bases, st.sampled_from(SPACE.weights), st.sampled_from(SPACE.activations)),
+    min_size=SPACE.layers,
+    max_size=SPACE.layers,
+).map(lambda layers: Assignment(tuple(layers)))
+MIXED = Assignment.parse("5x1,1x3,2x3,1x1,5x3,2x1", SPACE.layers)
+
+
+def random_supernet(seed: int) -> Supernet:
+    """Every parameter, batch-norm statistic and standardisation is unlike its initial value."""
+    torch.manual_seed(seed)
+    supernet = Supernet(TABLE, SPACE).eval()
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        for norm in supernet.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+    supernet.standardise_by(torch.rand(3), torch.rand(3) + 0.5)
+    return supernet
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.rand(count, *TABLE.image)
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@given(assignment=ASSIGNMENTS, seed=st.integers(0, 2**32), training=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_supernet_equals_the_extracted_network(
+    assignment: Assignment, seed: int, training: bool
+) -> None:
+    supernet, x = random_supernet(seed).train(training), images()
+    network = extract(supernet, assignment)
+    assert torch.equal(supernet(x, assignment), network(x))
+
+
+@pytest.mark.parametrize("surrogate", list(Surrogate))
+def test_supernet_and_extracted_network_show_attacks_one_gradient(surrogate: Surrogate) -> None:
+    supernet, x = random_supernet(0), images().requires_grad_()
+    network = extract(supernet, MIXED)
+    shared, plain = (
+        torch.autograd.grad(logits.square().sum(), x)[0]
+        for logits in (supernet(x, MIXED, surrogate), network(x, surrogate))
+    )
+    assert plain.any()
+    assert torch.equal(shared, plain)
+
+
+@given(first=ASSIGNMENTS, second=ASSIGNMENTS)
+@settings(deadline=None, max_examples=20)
+def test_no_assignment_leaves_a_trace(first: Assignment, second: Assignment) -> None:
+    supernet, x = random_supernet(0), images()
+    fresh, before = supernet(x, first), copied(supernet.state_dict())
+    supernet(x, second)
+    assert torch.equal(supernet(x, first), fresh)
+    assert same(supernet.state_dict(), before)
+
+
+def test_each_layer_answers_to_its_own_bases() -> None:
+    supernet, x = random_supernet(0), images()
+    base = supernet(x, SPACE.smallest)
+    for layer in range(SPACE.layers):
+        for bases in (Bases(5, 1), Bases(1, 3)):
+            layers = list(SPACE.smallest)
+            layers[layer] = bases
+            assert not torch.equal(supernet(x, Assignment(tuple(layers))), base)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_extracted_network_keeps_the_mode_and_learns(training: bool) -> None:
+    network = extract(random_supernet(0).train(training), MIXED)
+    assert network.training is training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(parameter.is_leaf for parameter in network.parameters())
+
+
+def test_extracted_network_is_independent() -> None:
+    supernet, x = random_supernet(0), images()
+    before, logits = copied(supernet.state_dict()), supernet(x, MIXED)
+    network = extract(supernet, MIXED)
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.fill_(2)
+    assert same(supernet.state_dict(), before)
+    assert torch.equal(supernet(x, MIXED), logits)
+
+
+def test_the_supernet_does_not_reach_what_was_extracted() -> None:
+    supernet = random_supernet(0)
+    network = extract(supernet, MIXED)
+    before = copied(network.state_dict())
+    with torch.no_grad():
+        for tensor in (*supernet.parameters(), *supernet.buffers()):
+            tensor.fill_(2)
+    assert same(network.state_dict(), before)
+
+
+def test_extracting_draws_no_random_numbers() -> None:
+    supernet = random_supernet(0)
+    before = torch.get_rng_state()
+    extract(supernet, MIXED)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(assignment=ASSIGNMENTS)
+@settings(deadline=None, max_examples=20)
+def test_gradients_reach_the_chosen_quantizers_only(assignment: Assignment) -> None:
+    supernet = random_supernet(0).train()
+    F.cross_entropy(supernet(images(8), assignment), torch.randint(5, (8,))).backward()
+    for row, bases in zip(TABLE.searchable, assignment, strict=True):
+        layer = supernet.convolutions[row.name]
+        assert layer.weight.grad.any()
+        for quantizers, chosen in zip((layer.weights, layer.activations), bases, strict=True):
+            for count, quantizer in quantizers.items():
+                reached = {parameter.grad is not None for parameter in quantizer.parameters()}
+                assert reached == {int(count) == chosen}
+
+
+def test_an_assignment_of_another_depth_is_no_sub_network() -> None:
+    supernet, short = random_supernet(0), Assignment.uniform(1, 1, SPACE.layers - 1)
+    with pytest.raises(ValueError, match="zip"):
+        supernet(images(), short)
+    with pytest.raises(ValueError, match="zip"):
+        extract(supernet, short)
