@@ -6,7 +6,6 @@ import os
 # else, spinning made the training of a small network 20 times slower. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# ruff: noqa: E402
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.attacks import fgsm, pgd
 from mbnas.backbones import Backbone, build
@@ -59,7 +58,7 @@ __all__ = [
     "resume_search",
     "retrain",
     "retrain_candidate",
+    "run_search",
     "save_network",
     "save_supernet",
-    "run_search",
 ]

@@ -27,7 +27,7 @@ class Bases(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class Assignment:
-    """The bases of every searchable layer, first layer first; hashable, text form ``3x1,1x1,...``."""
+    """The bases of every searchable layer, first layer first; as text ``3x1,1x1,...``."""
 
     layers: tuple[Bases, ...]
 
@@ -123,7 +123,8 @@ class Space:
     def uniforms(self) -> tuple[Assignment, ...]:
         """The assignments of the literature: one MxN for the whole network."""
         return tuple(
-            Assignment.uniform(m, n, self.layers) for m, n in product(self.weights, self.activations)
+            Assignment.uniform(m, n, self.layers)
+            for m, n in product(self.weights, self.activations)
         )
 
     # Search engines see one integer variable per M and one per N: positions in the sorted choices.

@@ -104,9 +104,7 @@ def build(name: str, *, width: int, image: tuple[int, int, int], classes: int) -
     return _cifar_resnet(depth, width=width, image=image, classes=classes)
 
 
-def _cifar_resnet(
-    depth: int, *, width: int, image: tuple[int, int, int], classes: int
-) -> Backbone:
+def _cifar_resnet(depth: int, *, width: int, image: tuple[int, int, int], classes: int) -> Backbone:
     """ResNet of depth 6n+2 in three stages, parameter-free shortcuts (He et al. 2016, Sec. 4.2)."""
     stem = Row("stem", "stem", 0, image[0], width, kernel=3, stride=1, size=image[1])
     stages = _stages(stem, count=3, blocks=(depth - 2) // 6, size=image[1], projected=False)
@@ -122,9 +120,7 @@ def _imagenet_resnet18(*, width: int, image: tuple[int, int, int], classes: int)
     return Backbone("resnet18", image, classes, True, (stem, *stages, classifier))
 
 
-def _stages(
-    stem: Row, *, count: int, blocks: int, size: int, projected: bool
-) -> tuple[Row, ...]:
+def _stages(stem: Row, *, count: int, blocks: int, size: int, projected: bool) -> tuple[Row, ...]:
     """``count`` stages of ``blocks`` two-convolution blocks; each later stage halves the image."""
     rows: list[Row] = []
     widths = [stem.out_channels] + [stem.out_channels * 2**stage for stage in range(count)]

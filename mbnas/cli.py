@@ -108,9 +108,7 @@ def search(
     else:
         settings = config.load(_required(space), changes)
         pipeline.check_budget(settings)
-        folder = out or Path(
-            f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}"
-        )
+        folder = out or Path(f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}")
     device = pipeline.pick_device(settings.device)
     scoring = Executor(executor, workers or default_workers(device), address)
     CONSOLE.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
@@ -263,17 +261,16 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
 
 
 def _say_next(folder: Path, outcome: pipeline.Outcome) -> None:
-    best = (outcome.retrained or ({"id": outcome.front[-1].id},))[0]["id"]
-    lines = [
-        f"everything is in {folder}; the picture is {folder}/pareto.html",
+    cheapest, costliest = outcome.front[0], outcome.front[-1]
+    if outcome.retrained:
+        first = f"mbnas evaluate {folder}/candidates/{outcome.retrained[0]['id']}"
+    else:
+        first = f"mbnas retrain {folder} --candidate {costliest.id}"
+    lines = (
+        f"everything is in {folder}, the picture in {folder}/pareto.html",
         "next:",
-        f"  mbnas evaluate {folder}/candidates/{best}"
-        if outcome.retrained
-        else f"  mbnas retrain {folder} --candidate {best}",
-        f"  mbnas retrain {folder} --candidate {outcome.front[0].id} --start scratch",
-        f"  mbnas profile --space {folder}/settings.yaml --assignment {outcome.front[-1].assignment}",
-    ]
+        f"  {first}",
+        f"  mbnas retrain {folder} --candidate {cheapest.id}",
+        f"  mbnas profile --space {folder}/settings.yaml --assignment {costliest.assignment}",
+    )
     CONSOLE.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
-
-
-

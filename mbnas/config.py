@@ -155,7 +155,7 @@ class Recipe(_Frozen):
     """How a network is trained: Adam under a triangular learning rate.
 
     Attributes:
-        learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls to 0.
+        learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
         fastat_step: step of the single-step perturbation (FastAT, Wong et al. 2020);
             null trains on natural images.
         guard_images: validation images on which each epoch is measured; the best epoch is kept.

@@ -237,7 +237,7 @@ def _torchvision_datasets() -> ModuleType:
         raise DataError("torchvision is not installed; pip install torchvision")
     for library in Path(spec.submodule_search_locations[0]).glob("_C*.so"):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError:
             for operator in ("nms", "qnms"):
                 if not hasattr(torch.ops.torchvision, operator):

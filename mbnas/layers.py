@@ -116,7 +116,9 @@ class ElasticMultiBitConv2d(nn.Module):
                 for m in space.weights
             }
         )
-        self.activations = nn.ModuleDict({str(n): ActivationQuantizer(n) for n in space.activations})
+        self.activations = nn.ModuleDict(
+            {str(n): ActivationQuantizer(n) for n in space.activations}
+        )
 
     def forward(self, x: Tensor, bases: Bases, surrogate: Surrogate = Surrogate.STE) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""

@@ -1,6 +1,6 @@
 """The whole of a run, stage by stage; each stage finds what is already on disk and goes on from it.
 
-    data -> supernet -> search -> Pareto set, re-scored -> retraining -> report
+data -> supernet -> search -> Pareto set, re-scored -> retraining -> report
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from mbnas.search.runner import Session
 from mbnas.supernet import Supernet, extract
 from mbnas.training import fit, supernet_objective
 
+Metrics = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -43,7 +45,17 @@ class Outcome:
     folder: RunFolder
     trials: tuple[Trial, ...]
     front: tuple[Trial, ...]
-    retrained: tuple[dict[str, Any], ...]
+    retrained: tuple[Metrics, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every stage needs."""
+
+    folder: RunFolder
+    settings: Settings
+    data: Data
+    device: torch.device
 
 
 def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
@@ -57,7 +69,7 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     check_budget(settings)
     runs.require_new(out)
     data = datasets.load(settings.data, settings.seed)
-    return _run(runs.create(out, settings), settings, data, executor)
+    return _all_stages(runs.create(out, settings), settings, data, executor)
 
 
 def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome:
@@ -65,48 +77,65 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
 
     Args:
         settings: those of the folder; ``data.root`` may differ if the images are the same.
+
+    Raises:
+        DataError: if the folder is no run, or was started on other images.
     """
     folder = runs.reopen(path)
-    return _run(folder, settings, datasets.load(settings.data, settings.seed), executor)
+    return _all_stages(folder, settings, datasets.load(settings.data, settings.seed), executor)
 
 
-def _run(folder: RunFolder, settings: Settings, data: Data, executor: Executor) -> Outcome:
-    runs.record_data(folder, settings, data.fingerprint(), data.held_out)
+def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
+    """Retrain one evaluated candidate of a run, Pareto member or not.
+
+    Raises:
+        SettingsError: if the run has no such candidate.
+        DataError: if the folder is no run or its supernet is not trained yet.
+    """
+    folder = runs.reopen(path)
+    assignment = _find(folder, settings, identity)
+    if not folder.supernet_file.exists():
+        raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
-    data = data.to(device)
-    supernet = _supernet(folder, settings, data, device)
-    problem = Problem(
-        supernet,
-        calibration=data.train.first(settings.search.recalibration_images).dense(),
-        validation=data.validation.first(settings.search.images).dense(),
-        threat=settings.threat,
-        seed=settings.seed,
-    )
-    trials = _evaluate(folder, settings, problem, executor, device)
-    front = non_dominated(trials)
-    write_pareto(folder, settings, trials, front, [])
-    _rescore(folder, problem.to(device), front, executor.workers)
-    retrained: list[dict[str, Any]] = []
-    for trial in most_useful(front, settings.retraining.candidates):
-        retrained.append(_retrain_once(folder, settings, trial.assignment, data, supernet, device))
-        write_pareto(folder, settings, trials, front, retrained)
-    return Outcome(folder, tuple(trials), tuple(front), tuple(retrained))
+    data = datasets.load(settings.data, settings.seed).to(device)
+    supernet = load_supernet(folder.supernet_file)
+    return _retrained(_Run(folder, settings, data, device), supernet, assignment)
+
+
+def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Metrics:
+    """Measure a network on the test images of its data set.
+
+    Args:
+        overrides: ``key.path=value`` changes to the settings it was trained with.
+    """
+    network, assignment, saved = load_network(path)
+    settings = config.validate(saved.model_dump(mode="json"), overrides)
+    device = pick_device(settings.device)
+    data = datasets.load(settings.data, settings.seed)
+    frozen = freeze(network.to(device))
+    return {
+        "id": assignment.id,
+        "assignment": str(assignment),
+        "bops": bops(settings.table, assignment),
+        "test": asdict(test(frozen, data.test.to(device), settings, settings.seed)),
+    }
 
 
 def check_budget(settings: Settings) -> float:
     """The budget in BOPS.
 
     Raises:
-        SettingsError: if there is none; BudgetError: if nothing meets it.
+        SettingsError: if there is none.
+        BudgetError: if nothing meets it.
     """
     budget, smallest = settings.search.budget, settings.space.smallest
     cost = bops(settings.table, smallest)
     if budget is None:
-        raise SettingsError(f"no budget; give --budget BOPS, at least {cost:.4g}")
+        raise SettingsError(f"no budget; give --budget BOPS, at least {cost}")
     if cost > budget:
         raise BudgetError(
             f"budget {budget:g} cannot be met: the smallest network of the space "
-            f"({smallest.layers[0]} everywhere) costs {cost:.4g} BOPS; give at least --budget {cost}"
+            f"({smallest.layers[0]} everywhere) costs {cost} BOPS; give at least --budget {cost}"
         )
     return budget
 
@@ -125,59 +154,75 @@ def pick_device(name: str) -> torch.device:
         raise SettingsError(f"no device {name!r} here; use auto, cpu or cuda") from None
 
 
-def _supernet(
-    folder: RunFolder, settings: Settings, data: Data, device: torch.device
-) -> Supernet:
+def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Executor) -> Outcome:
+    runs.record_data(folder, settings, data.fingerprint(), data.held_out)
+    device = pick_device(settings.device)
+    run = _Run(folder, settings, data.to(device), device)
+    supernet = _supernet(run)
+    problem = Problem(
+        supernet,
+        calibration=run.data.train.first(settings.search.recalibration_images).dense(),
+        validation=run.data.validation.first(settings.search.images).dense(),
+        threat=settings.threat,
+        seed=settings.seed,
+    )
+    trials = _trials(run, problem, executor)
+    front = non_dominated(trials)
+    write_pareto(folder, settings, trials, front, [])
+    _rescore(run, problem.to(device), front, executor.workers)
+    retrained: list[Metrics] = []
+    for trial in most_useful(front, settings.retraining.candidates):
+        retrained.append(_retrained(run, supernet, trial.assignment))
+        write_pareto(folder, settings, trials, front, retrained)
+    return Outcome(folder, tuple(trials), tuple(front), tuple(retrained))
+
+
+def _supernet(run: _Run) -> Supernet:
     """The trained supernet, from disk where it is there already."""
-    if folder.supernet_file.exists():
-        return load_supernet(folder.supernet_file).to(device)
+    settings, recipe, data = run.settings, run.settings.supernet, run.data
+    if run.folder.supernet_file.exists():
+        return load_supernet(run.folder.supernet_file).to(run.device)
     seed = derive(settings.seed, "supernet")
     with seeded(seed, "initial weights"):
         supernet = Supernet(settings.table, settings.space)
     supernet.standardise_by(*data.statistics())
-    supernet.to(device)
-    recipe, largest = settings.supernet, settings.space.largest
+    supernet.to(run.device)
     calibration = data.train.first(settings.search.recalibration_images)
     guard_images = data.validation.first(recipe.guard_images)
 
     def guard() -> Scores:
-        network = freeze(extract(supernet, largest))
+        network = freeze(extract(supernet, settings.space.largest))
         recalibrate(network, calibration)
         rng = generator(seed, "guard")
         return measure(network, guard_images, settings.threat, rng, recipe.guard_steps)
 
-    checkpoint = folder.training_checkpoint("supernet")
+    checkpoint = run.folder.training_checkpoint("supernet")
     fit(
         supernet,
         supernet_objective(supernet, settings.threat, recipe, seed),
-        guard,
-        data.train,
-        settings.data,
-        recipe,
+        guard=guard,
+        train=data.train,
+        augmentation=settings.data,
+        recipe=recipe,
         title="supernet",
         seed=seed,
         checkpoint=checkpoint,
     )
-    save_supernet(folder.supernet_file, supernet, settings)
+    save_supernet(run.folder.supernet_file, supernet, settings)
     checkpoint.unlink()
     return supernet
 
 
-def _evaluate(
-    folder: RunFolder,
-    settings: Settings,
-    problem: Problem,
-    executor: Executor,
-    device: torch.device,
-) -> list[Trial]:
-    """The journal, complete."""
-    budget, space = check_budget(settings), settings.space
+def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
+    """Every candidate of the search, scored now or found in the journal."""
+    folder, settings, space = run.folder, run.settings.search, run.settings.space
+    budget = check_budget(run.settings)
     uniforms = sum(problem.cost(each) <= budget for each in space.uniforms)
-    evaluations = max(settings.search.evaluations, uniforms)
-    if evaluations > settings.search.evaluations:
+    evaluations = max(settings.evaluations, uniforms)
+    if evaluations > settings.evaluations:
         log.info("evaluating %d candidates, all uniform assignments among them", evaluations)
-    seed = derive(settings.seed, "search")
-    proposer = engine(settings.search, space, lambda each: problem.cost(each) <= budget, seed)
+    seed = derive(run.settings.seed, "search")
+    proposer = engine(settings, space, lambda each: problem.cost(each) <= budget, seed)
     with bar("search", evaluations, done=len(folder.trials.read())) as advance:
         session = Session(
             proposer,
@@ -187,18 +232,17 @@ def _evaluate(
             early=folder.early_trials,
             on_trial=lambda trial: advance(f"natural {trial.natural:.1%} PGD {trial.pgd20:.1%}"),
         )
-        executor.run(problem, session, device)
+        executor.run(problem, session, run.device)
     if len(session.trials) < evaluations:
         log.info("the space holds no more candidates within the budget")
     log.info("search: %d candidates evaluated", len(session.trials))
     return session.trials
 
 
-def _rescore(
-    folder: RunFolder, problem: Problem, front: Sequence[Trial], workers: int
-) -> None:
+def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) -> None:
     """PGD-20 of every Pareto member through every surrogate, counted both ways."""
-    done = {record["id"] for record in folder.rescored.read()}
+    journal = run.folder.rescored
+    done = {record["id"] for record in journal.read()}
     todo = [trial.assignment for trial in front if trial.id not in done]
 
     def attacked(assignment: Assignment) -> dict[str, Any]:
@@ -213,42 +257,18 @@ def _rescore(
 
     with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(workers) as pool:
         for record in pool.map(attacked, todo):
-            folder.rescored.append(record)
+            journal.append(record)
             advance("")
 
 
-def _retrain_once(
-    folder: RunFolder,
-    settings: Settings,
-    assignment: Assignment,
-    data: Data,
-    supernet: Supernet,
-    device: torch.device,
-) -> dict[str, Any]:
+def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics:
     """What retraining measured, from disk where it is there already."""
-    target = folder.candidate(assignment.id)
+    target = run.folder.candidate(assignment.id)
     if (target / "metrics.json").exists():
-        metrics: dict[str, Any] = runs.read_json(target / "metrics.json")
+        metrics: Metrics = runs.read_json(target / "metrics.json")
         return metrics
-    start = supernet if settings.retraining.start == "supernet" else None
-    return retrain(settings, assignment, data, target, supernet=start, device=device)
-
-
-def retrain_candidate(path: Path, identity: str, settings: Settings) -> dict[str, Any]:
-    """Retrain one evaluated candidate of a run, Pareto member or not.
-
-    Raises:
-        SettingsError: if the run has no such candidate.
-        DataError: if the folder is no run or its supernet is not trained yet.
-    """
-    folder = runs.reopen(path)
-    assignment = _find(folder, settings, identity)
-    if not folder.supernet_file.exists():
-        raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
-    device = pick_device(settings.device)
-    data = datasets.load(settings.data, settings.seed).to(device)
-    supernet = load_supernet(folder.supernet_file)
-    return _retrain_once(folder, settings, assignment, data, supernet, device)
+    start = supernet if run.settings.retraining.start == "supernet" else None
+    return retrain(run.settings, assignment, run.data, target, supernet=start, device=run.device)
 
 
 def _find(folder: RunFolder, settings: Settings, identity: str) -> Assignment:
@@ -260,22 +280,3 @@ def _find(folder: RunFolder, settings: Settings, identity: str) -> Assignment:
         f"run {str(folder.path)!r} has no candidate {identity!r} among {len(records)}; "
         f"ids are listed in {folder.pareto_file.with_suffix('.csv')}"
     )
-
-
-def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Measure a network on the test images of its data set.
-
-    Args:
-        overrides: ``key.path=value`` changes to the settings it was trained with.
-    """
-    network, assignment, saved = load_network(path)
-    settings = config.validate(saved.model_dump(mode="json"), overrides)
-    device = pick_device(settings.device)
-    data = datasets.load(settings.data, settings.seed)
-    frozen = freeze(network.to(device))
-    return {
-        "id": assignment.id,
-        "assignment": str(assignment),
-        "bops": bops(settings.table, assignment),
-        "test": asdict(test(frozen, data.test.to(device), settings, settings.seed)),
-    }

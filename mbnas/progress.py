@@ -1,4 +1,4 @@
-"""What a person sees while waiting: messages and bars on stderr, no bars where it is no terminal."""
+"""What a person sees while waiting: messages and bars on stderr, bars only on a terminal."""
 
 from __future__ import annotations
 

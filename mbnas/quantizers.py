@@ -108,7 +108,7 @@ def threshold_grid(bases: int) -> list[float]:
 
 
 def height_for_normal(thresholds: list[float]) -> float:
-    """The one height h that minimises E[(z - h S(z))^2], S = sum_k sign(z + t_k), z standard normal.
+    """The h that minimises E[(z - h S(z))^2], S = sum_k sign(z + t_k), for standard normal z.
 
     h = E[z S] / E[S^2] with E[z sign(z + t)] = 2 phi(t) and
     E[sign(z + s) sign(z + t)] = 1 - 2 |Phi(s) - Phi(t)|.
@@ -118,7 +118,5 @@ def height_for_normal(thresholds: list[float]) -> float:
         return 0.5 * (1 + math.erf(t / math.sqrt(2)))
 
     correlation = sum(2 * math.exp(-t * t / 2) / math.sqrt(2 * math.pi) for t in thresholds)
-    power = sum(
-        1 - 2 * abs(cumulative(s) - cumulative(t)) for s in thresholds for t in thresholds
-    )
+    power = sum(1 - 2 * abs(cumulative(s) - cumulative(t)) for s in thresholds for t in thresholds)
     return correlation / power

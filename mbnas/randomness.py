@@ -16,7 +16,7 @@ def derive(seed: int, *purpose: object) -> int:
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
-    """A CPU generator for one purpose; draws are moved to the device, so all devices see the same."""
+    """A CPU generator for one purpose; draws move to the device, so all devices see the same."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 

@@ -128,7 +128,9 @@ def reopen(path: Path) -> RunFolder:
     return folder
 
 
-def record_data(folder: RunFolder, settings: Settings, fingerprint: str, held_out: Sequence[int]) -> None:
+def record_data(
+    folder: RunFolder, settings: Settings, fingerprint: str, held_out: Sequence[int]
+) -> None:
     """Write manifest and split, or check a resumed run against them.
 
     Raises:

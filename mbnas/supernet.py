@@ -1,6 +1,6 @@
 """The weight-shared supernet; a sub-network is an argument, never a state.
 
-    supernet(x, assignment) == extract(supernet, assignment)(x)    bit for bit
+supernet(x, assignment) == extract(supernet, assignment)(x)    bit for bit
 """
 
 from __future__ import annotations

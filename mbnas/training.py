@@ -58,11 +58,11 @@ class Epoch:
 def fit(
     module: nn.Module,
     objective: Objective,
+    *,
     guard: Callable[[], Scores],
     train: Images,
     augmentation: DataSettings,
     recipe: Recipe,
-    *,
     title: str,
     seed: int,
     checkpoint: Path,
@@ -119,9 +119,16 @@ def network_objective(network: Network, threat: Threat, recipe: Recipe) -> Objec
 
     def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         with without_gradients(network):
-            x = _perturbed(lambda z: network(z, threat.surrogate), x, y, threat, recipe, rng)
+            x = _perturbed(
+                lambda z: network(z, threat.surrogate),
+                x,
+                y,
+                eps=threat.eps,
+                step=recipe.fastat_step,
+                rng=rng,
+            )
         loss = F.cross_entropy(network(x), y)
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss.detach()
 
     return lambda _: accumulate
@@ -140,7 +147,12 @@ def supernet_objective(
     def logits_of(assignment: Assignment, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         with without_gradients(supernet):
             x = _perturbed(
-                lambda z: supernet(z, assignment, threat.surrogate), x, y, threat, recipe, rng
+                lambda z: supernet(z, assignment, threat.surrogate),
+                x,
+                y,
+                eps=threat.eps,
+                step=recipe.fastat_step,
+                rng=rng,
             )
         logits: Tensor = supernet(x, assignment)
         return logits
@@ -151,10 +163,10 @@ def supernet_objective(
         def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
             logits = logits_of(space.largest, x, y, rng)
             loss = F.cross_entropy(logits, y)
-            loss.backward()
+            torch.autograd.backward(loss)
             teacher = logits.detach().softmax(dim=1)
             for assignment in (space.smallest, *islice(fair, recipe.sampled)):
-                F.cross_entropy(logits_of(assignment, x, y, rng), teacher).backward()
+                torch.autograd.backward(F.cross_entropy(logits_of(assignment, x, y, rng), teacher))
             return loss.detach()
 
         return accumulate
@@ -163,12 +175,12 @@ def supernet_objective(
 
 
 def _perturbed(
-    model: Model, x: Tensor, y: Tensor, threat: Threat, recipe: Recipe, rng: torch.Generator
+    model: Model, x: Tensor, y: Tensor, *, eps: float, step: float | None, rng: torch.Generator
 ) -> Tensor:
-    """The images a step trains on: FastAT's, or natural ones where the recipe has no step."""
-    if recipe.fastat_step is None:
+    """The images a batch trains on: FastAT's, or natural ones where there is no step."""
+    if step is None:
         return x
-    return fgsm(model, x, y, eps=threat.eps, step=recipe.fastat_step, generator=rng)
+    return fgsm(model, x, y, eps=eps, step=step, generator=rng)
 
 
 @contextmanager

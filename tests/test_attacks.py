@@ -47,7 +47,6 @@ def batch(count: int = 16, *, low: float = 0, high: float = 1) -> tuple[Tensor, 
     stop=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-@settings(deadline=None)
 def test_pgd_stays_in_the_ball_and_in_the_box(
     *, seed: int, eps: float, step: float, steps: int, stop: bool, dtype: torch.dtype
 ) -> None:
@@ -108,7 +107,7 @@ def test_fgsm_is_one_clipped_step_from_the_start() -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_fgsm_is_pgd_of_one_step(seed: int) -> None:
     x, y = batch()
     one, other = (

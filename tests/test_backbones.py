@@ -63,7 +63,7 @@ def test_only_stem_and_classifier_keep_full_precision() -> None:
     width=st.integers(1, 4),
     side=st.integers(1, 65),
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_sizes_are_what_padded_convolutions_leave(name: str, width: int, side: int) -> None:
     table = backbones.build(name, width=width, image=(3, side, side), classes=5)
     x = convolve(torch.zeros(3, side, side), table.stem)

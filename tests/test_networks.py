@@ -11,8 +11,6 @@ from mbnas.backbones import Backbone
 from mbnas.config import Surrogate
 from mbnas.networks import Network, freeze, multibit
 
-torch.set_num_threads(1)  # the tensors are tiny
-
 RESNET8 = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 RESNET18 = backbones.build("resnet18", width=2, image=(3, 64, 64), classes=7)
 RESNET20 = backbones.build("resnet20", width=4, image=(3, 32, 32), classes=10)

@@ -72,7 +72,6 @@ def test_derivative_is_the_window_or_the_slope_of_tanh(surrogate: Surrogate) -> 
 
 @SURROGATES
 @STAIRCASES
-@settings(deadline=None)
 def test_staircase_is_the_sum_of_its_steps(
     surrogate: Surrogate, seed: int, steps: int, per_channel: bool
 ) -> None:
@@ -83,7 +82,6 @@ def test_staircase_is_the_sum_of_its_steps(
 
 @SURROGATES
 @STAIRCASES
-@settings(deadline=None)
 def test_gradients_are_the_closed_forms(
     surrogate: Surrogate, seed: int, steps: int, per_channel: bool
 ) -> None:
@@ -116,7 +114,6 @@ def test_each_gradient_is_the_same_without_the_others(surrogate: Surrogate, want
 
 
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 8))
-@settings(deadline=None)
 def test_the_surrogate_never_changes_the_value(seed: int, steps: int) -> None:
     step, smooth = (staircase(*random_staircase(seed, steps, True), s) for s in Surrogate)
     assert torch.equal(step, smooth)
@@ -133,7 +130,6 @@ def test_each_channel_has_its_own_heights() -> None:
 
 
 @given(seed=st.integers(0, 2**32), shift=st.floats(-5, 5), scale=st.floats(0.1, 10))
-@settings(deadline=None)
 def test_standardising_forgets_shift_and_scale(seed: int, shift: float, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
@@ -160,7 +156,7 @@ def test_height_of_one_sign_is_the_mean_magnitude() -> None:
 
 
 @given(st.lists(st.floats(-2, 2), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_height_minimises_the_error_of_a_normal_variable(thresholds: list[float]) -> None:
     """The squared error is a parabola in the height, integrated here by the rectangle rule."""
     z = torch.linspace(-8, 8, 16_001, dtype=torch.float64)

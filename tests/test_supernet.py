@@ -12,8 +12,6 @@ from mbnas.assignment import Assignment, Bases, Space
 from mbnas.config import Surrogate
 from mbnas.supernet import Supernet, extract
 
-torch.set_num_threads(1)  # the tensors are tiny
-
 TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 SPACE = Space((1, 2, 5), (1, 3), len(TABLE.searchable))
 ASSIGNMENTS = st.lists(
@@ -52,7 +50,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @given(assignment=ASSIGNMENTS, seed=st.integers(0, 2**32), training=st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_supernet_equals_the_extracted_network(
     assignment: Assignment, seed: int, training: bool
 ) -> None:
@@ -74,7 +72,7 @@ def test_supernet_and_extracted_network_show_attacks_one_gradient(surrogate: Sur
 
 
 @given(first=ASSIGNMENTS, second=ASSIGNMENTS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_no_assignment_leaves_a_trace(first: Assignment, second: Assignment) -> None:
     supernet, x = random_supernet(0), images()
     fresh, before = supernet(x, first), copied(supernet.state_dict())
@@ -130,7 +128,7 @@ def test_extracting_draws_no_random_numbers() -> None:
 
 
 @given(assignment=ASSIGNMENTS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_gradients_reach_the_chosen_quantizers_only(assignment: Assignment) -> None:
     supernet = random_supernet(0).train()
     F.cross_entropy(supernet(images(8), assignment), torch.randint(5, (8,))).backward()

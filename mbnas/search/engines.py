@@ -45,8 +45,11 @@ def engine(
 ) -> Engine:
     """The engine that the settings name."""
     gate = Gate(space, affordable, random.Random(seed))
-    make = {"optuna": OptunaNSGA2, "pymoo": PymooNSGA2}[settings.engine]
-    return make(gate, settings.population, seed)
+    match settings.engine:
+        case "optuna":
+            return OptunaNSGA2(gate, settings.population, seed)
+        case "pymoo":
+            return PymooNSGA2(gate, settings.population, seed)
 
 
 class OptunaNSGA2:
@@ -58,9 +61,7 @@ class OptunaNSGA2:
         self._population = population
         self._study = optuna.create_study(
             directions=["minimize"] * 3,
-            sampler=optuna.samplers.NSGAIISampler(
-                population_size=population, seed=seed % 2**32
-            ),
+            sampler=optuna.samplers.NSGAIISampler(population_size=population, seed=seed % 2**32),
         )
         self._distributions: dict[str, BaseDistribution] = {
             f"{kind}{layer}": IntDistribution(0, len(choices) - 1)

@@ -26,10 +26,12 @@ from mbnas.search.problem import Problem, Trial
 from mbnas.search.runner import Session
 
 
-class Scorer(tune.Trainable):  # type: ignore[misc]
+class Scorer(tune.Trainable):
     """Scores one candidate after another; the problem is fetched once per worker."""
 
-    def setup(self, config: dict[str, Any], problem: Problem, device: torch.device) -> None:
+    def setup(  # type: ignore[override]  # Ray Tune adds the parameters bound by with_parameters
+        self, config: dict[str, Any], problem: Problem, device: torch.device
+    ) -> None:
         """Called once per worker."""
         torch.set_num_threads(1)
         self.problem = problem.to(device)
@@ -37,9 +39,7 @@ class Scorer(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next candidate without a new process."""
-        self.assignment = Assignment.parse(
-            new_config["assignment"], self.problem.space.layers
-        )
+        self.assignment = Assignment.parse(new_config["assignment"], self.problem.space.layers)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Scorer(tune.Trainable):  # type: ignore[misc]
         return {**self.problem.score(self.assignment).record(), "done": True}
 
 
-class SessionSearcher(Searcher):  # type: ignore[misc]
+class SessionSearcher(Searcher):
     """Lets Ray Tune draw candidates from a session and hand back their scores."""
 
     def __init__(self, session: Session, layers: int) -> None:
@@ -64,7 +64,9 @@ class SessionSearcher(Searcher):  # type: ignore[misc]
         """The session knows its objectives."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, str] | str | None:  # noqa: ARG002
+    def suggest(  # type: ignore[override]  # FINISHED, which Ray Tune documents, is a string
+        self, trial_id: str
+    ) -> dict[str, str] | str | None:
         """The next candidate, None to wait for others, or the end."""
         if self.failed or self.session.finished:
             return str(Searcher.FINISHED)
@@ -73,7 +75,7 @@ class SessionSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(
         self,
-        trial_id: str,  # noqa: ARG002
+        trial_id: str,
         result: dict[str, Any] | None = None,
         error: bool = False,
     ) -> None:
@@ -98,9 +100,7 @@ def run(
     if ours:
         _connect(address, workers)
     gpus = 0 if device.type == "cpu" else 1 / workers
-    trainable = tune.with_parameters(
-        Scorer, problem=problem.to(torch.device("cpu")), device=device
-    )
+    trainable = tune.with_parameters(Scorer, problem=problem.to(torch.device("cpu")), device=device)
     searcher = SessionSearcher(session, problem.space.layers)
     try:
         with tempfile.TemporaryDirectory(prefix="mbnas-ray-") as storage:
@@ -136,6 +136,6 @@ def _connect(address: str | None, workers: int) -> None:
         )
     except (ConnectionError, ValueError) as error:
         raise SettingsError(
-            f"no Ray cluster at --address {address!r} ({error}); start one with `ray start --head`, "
-            "or leave --address out to run on this machine"
+            f"no Ray cluster at --address {address!r} ({error}); start one with "
+            "`ray start --head`, or leave --address out to run on this machine"
         ) from None
