@@ -5,7 +5,6 @@ Each candidate is scored by one thread, so that scores do not depend on how many
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -54,8 +53,8 @@ class Executor:
 
 
 def default_workers(device: torch.device) -> int:
-    """One per core, or a single one where a GPU does the work."""
-    return (os.cpu_count() or 1) if device.type == "cpu" else 1
+    """As many as torch has threads, or a single one where a GPU does the work."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 def run_in_process(problem: Problem, session: Session, workers: int) -> None:

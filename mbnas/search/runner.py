@@ -68,18 +68,18 @@ class Session:
 
     def _advance(self) -> None:
         self._write()
-        while not self._queue and not self.finished and self._generation_is_scored():
+        while not self.finished and all(each in self._known for each in self._generation):
+            if len(self._asked) == self._evaluations:
+                self.finished = True  # the last generation may be cut short: it is never told
+                return
             if self._generation:
                 self._engine.tell([self._known[each] for each in self._generation])
             self._ask()
             self._write()
 
-    def _generation_is_scored(self) -> bool:
-        return all(each in self._known for each in self._generation)
-
     def _ask(self) -> None:
         room = self._evaluations - len(self._asked)
-        self._generation = self._engine.ask()[:room] if room > 0 else []
+        self._generation = self._engine.ask()[:room]
         self.finished = not self._generation
         self._asked += self._generation
         self._queue.extend(each for each in self._generation if each not in self._known)
@@ -99,4 +99,5 @@ class Session:
                 return
             self._journal.append(self._known[assignment].record())
             self._written.append(assignment)
-        self._early.remove()
+        if len(self._written) == len(self._known):
+            self._early.remove()
