@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -85,8 +85,8 @@ class DataSettings(_Frozen):
         name: a known data set, or ``folder`` for any folder in ImageFolder layout
             (``train/<class>/*``, ``test/<class>/*`` or ``val/<class>/*``).
         root: the folder; a root in ImageFolder layout is read as such whatever the name.
-        image_size: side in pixels; ``folder`` must state it.
-        classes: ``folder`` must state it.
+        image_size: side in pixels; only ``folder`` must state it.
+        classes: how many there are; only ``folder`` must state it.
         validation: images held out of the training set for search and checkpoint selection.
         shift: augmentation by random crops of the image padded by this many pixels.
         flip: augmentation by random horizontal flips.
@@ -95,8 +95,8 @@ class DataSettings(_Frozen):
 
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
     root: Path | None = None
-    image_size: PositiveInt | None = None
-    classes: PositiveInt | None = None
+    image_size: PositiveInt
+    classes: PositiveInt
     validation: PositiveInt
     shift: int = Field(default=0, ge=0)
     flip: bool = False
@@ -117,23 +117,10 @@ class DataSettings(_Frozen):
             return {"image_size": size, "classes": classes, "root": root, **values}
         return values
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.image_size is None or self.classes is None:
-            raise ValueError("a folder does not say them itself: set image_size and classes")
-        return self
-
     @property
     def image(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
-        assert self.image_size is not None
         return (1 if self.name == "digits" else 3, self.image_size, self.image_size)
-
-    @property
-    def class_count(self) -> int:
-        """Number of classes."""
-        assert self.classes is not None
-        return self.classes
 
 
 class Threat(_Frozen):
@@ -250,7 +237,7 @@ class Settings(_Frozen):
             self.backbone.name,
             width=self.backbone.width,
             image=self.data.image,
-            classes=self.data.class_count,
+            classes=self.data.classes,
         )
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mbnas.attacks import pgd
 from mbnas.config import Settings, Surrogate, Threat
-from mbnas.data import Images
+from mbnas.images import Images
 from mbnas.networks import Network
 from mbnas.progress import bar
 from mbnas.randomness import generator

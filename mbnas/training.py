@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from mbnas.assignment import Assignment, Space
 from mbnas.attacks import Model, fgsm
 from mbnas.config import DataSettings, Recipe, SupernetRecipe, Threat
-from mbnas.data import Images
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
+from mbnas.images import Images
 from mbnas.networks import Network
 from mbnas.progress import bar, log
 from mbnas.randomness import derive, generator
@@ -82,20 +82,17 @@ def fit(
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
             rng, accumulate = generator(seed, "epoch", number), objective(number)
-            module.train()
-            total = 0.0
             shuffled = train.shuffled(
                 recipe.batch_size, shift=augmentation.shift, flip=augmentation.flip, rng=rng
             )
+            module.train()
+            total = 0.0
             for batch, (x, y) in enumerate(shuffled):
-                progress = ((number - 1) * batches + batch + 0.5) / (recipe.epochs * batches)
-                for group in optimizer.param_groups:
-                    group["lr"] = triangular(progress, recipe.learning_rate, recipe.warmup)
                 optimizer.zero_grad()
                 total += float(accumulate(x, y, rng))
-                nn.utils.clip_grad_norm_(module.parameters(), recipe.gradient_clip)
-                optimizer.step()
-                advance("" if not history else f"natural {history[-1].natural:.1%}")
+                progress = ((number - 1) * batches + batch + 0.5) / (recipe.epochs * batches)
+                _step(module, optimizer, recipe, progress)
+                advance(f"natural {history[-1].natural:.1%}" if history else "")
             epoch = _judged(number, total / batches, guard)
             log.info("%s %s", title, epoch)
             if all(epoch.worth >= earlier.worth for earlier in history):
@@ -106,6 +103,16 @@ def fit(
     module.eval()
     _tell_best(title, history)
     return history
+
+
+def _step(
+    module: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float
+) -> None:
+    """Move the parameters along their clipped gradient, at the rate due at ``progress``."""
+    nn.utils.clip_grad_norm_(module.parameters(), recipe.gradient_clip)
+    for group in optimizer.param_groups:
+        group["lr"] = triangular(progress, recipe.learning_rate, recipe.warmup)
+    optimizer.step()
 
 
 def triangular(progress: float, peak: float, warmup: float) -> float:

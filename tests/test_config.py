@@ -52,7 +52,7 @@ def test_a_space_is_read(space: Path) -> None:
     assert settings.supernet.fastat_step == 10 / 255
     assert settings.threat.surrogate is Surrogate.TANH
     assert settings.data.image == (1, 8, 8)
-    assert settings.data.class_count == 10
+    assert settings.data.classes == 10
     assert settings.table.name == "resnet8"
     assert settings.table.stem.out_channels == 4
 
@@ -73,12 +73,12 @@ def test_data_sets_know_their_images(
     space: Path, name: str, image: tuple[int, int, int], classes: int
 ) -> None:
     data = load(space, [f"data.name={name}"]).data
-    assert (data.image, data.class_count) == (image, classes)
+    assert (data.image, data.classes) == (image, classes)
 
 
 def test_what_is_stated_overrules_what_is_known(space: Path) -> None:
     data = load(space, ["data.name=cifar10", "data.image_size=16", "data.root=/images"]).data
-    assert (data.image, data.class_count, data.root) == ((3, 16, 16), 10, Path("/images"))
+    assert (data.image, data.classes, data.root) == ((3, 16, 16), 10, Path("/images"))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_dump_loses_no_digit(
         ("backbone.name=resnet21", "unknown backbone 'resnet21'; did you mean 'resnet"),
         ("backbone.width=0", "backbone.width: Input should be greater than 0"),
         ("data.name=cifar11", "data.name: Input should be 'digits', 'cifar10', 'cifar100'"),
-        ("data.name=folder", "set image_size and classes"),
+        ("data.name=folder", "missing key 'data.image_size'"),
         ("name=a/b", "name: String should match pattern"),
         ("seed", "--set 'seed' is not of the form key.path=value"),
         ("=3", "--set '=3' is not of the form key.path=value"),

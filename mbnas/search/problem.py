@@ -11,8 +11,8 @@ import torch
 from mbnas.assignment import Assignment, Space
 from mbnas.bops import bops
 from mbnas.config import Threat
-from mbnas.data import Images
 from mbnas.evaluation import measure, recalibrate
+from mbnas.images import Images
 from mbnas.networks import Network, freeze
 from mbnas.randomness import generator
 from mbnas.supernet import Supernet, extract
