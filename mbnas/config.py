@@ -250,14 +250,14 @@ class Settings(_Frozen):
         )
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Settings:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Read a space from YAML, apply ``key.path=value`` overrides, validate.
 
     Raises:
         SettingsError: with one line that names the key, what was given and what is allowed.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(Path(path).read_text())
     except OSError as error:
         raise SettingsError(
             f"cannot read space {str(path)!r}: {error.strerror}; "

@@ -59,7 +59,8 @@ class Skeleton(nn.Module):
 
     def propagate(self, x: Tensor, convolve: Callable[[Row, Tensor], Tensor]) -> Tensor:
         """Images (B, C, H, W) -> logits (B, classes), each searchable row run by ``convolve``."""
-        x = self.stem((x - self.mean) / self.std)
+        x = (x - self.mean) / self.std
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))  # convolves 10-30 % faster
         if self.backbone.stem_pool:
             x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         for block in self.backbone.blocks:

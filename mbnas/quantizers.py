@@ -23,6 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from mbnas import kernels
 from mbnas.config import Surrogate
 
 
@@ -53,33 +54,53 @@ class _Staircase(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(z, thresholds, heights)
         ctx.surrogate = surrogate
-        total = torch.where(z >= -thresholds[0], heights[0], -heights[0])
-        for threshold, height in zip(thresholds[1:], heights[1:], strict=True):
-            total += torch.where(z >= -threshold, height, -height)
-        return total
+        if kernels.applies(z, heights):
+            return kernels.forward(z, thresholds, heights)
+        return plain_forward(z, thresholds, heights)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         z, thresholds, heights = ctx.saved_tensors
         (gradient,) = upstream
-        wants_z, wants_thresholds, wants_heights, _ = ctx.needs_input_grad
-        slope = torch.zeros_like(z)
-        threshold_gradients, height_gradients = [], []
-        for threshold, height in zip(thresholds, heights, strict=True):
-            shifted = z + threshold
-            step = derivative(ctx.surrogate, shifted).mul_(height)
-            slope += step
-            if wants_thresholds:
-                threshold_gradients.append(step.mul_(gradient).sum())
-            if wants_heights:
-                signed = torch.where(shifted >= 0, gradient, -gradient)
-                height_gradients.append(signed.sum_to_size(height.shape))
-        return (
-            slope.mul_(gradient) if wants_z else None,
-            torch.stack(threshold_gradients) if wants_thresholds else None,
-            torch.stack(height_gradients) if wants_heights else None,
-            None,
-        )
+        wanted = ctx.needs_input_grad[:3]
+        sums = any(wanted[1:])
+        if kernels.applies(z, heights):
+            smooth = ctx.surrogate is Surrogate.TANH
+            found = kernels.backward(z, gradient, thresholds, heights, smooth=smooth, sums=sums)
+        else:
+            found = plain_backward(z, gradient, thresholds, heights, ctx.surrogate, sums=sums)
+        return *(each if want else None for each, want in zip(found, wanted, strict=True)), None
+
+
+def plain_forward(z: Tensor, thresholds: Tensor, heights: Tensor) -> Tensor:
+    """q(z) in tensor operations: for every device and type, and the oracle of the kernels."""
+    total = torch.where(z >= -thresholds[0], heights[0], -heights[0])
+    for threshold, height in zip(thresholds[1:], heights[1:], strict=True):
+        total += torch.where(z >= -threshold, height, -height)
+    return total
+
+
+def plain_backward(
+    z: Tensor,
+    gradient: Tensor,
+    thresholds: Tensor,
+    heights: Tensor,
+    surrogate: Surrogate,
+    *,
+    sums: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three gradients; those of thresholds and heights are zero without ``sums``."""
+    slope = torch.zeros_like(z)
+    by_threshold, by_height = torch.zeros_like(thresholds), torch.zeros_like(heights)
+    for k, (threshold, height) in enumerate(zip(thresholds, heights, strict=True)):
+        shifted = z + threshold
+        step = derivative(surrogate, shifted).mul_(height)
+        slope += step
+        if sums:
+            by_threshold[k] = step.mul_(gradient).sum()
+            signed = torch.where(shifted >= 0, gradient, -gradient)
+            by_height[k] = signed.sum_to_size(height.shape)
+    return slope.mul_(gradient), by_threshold, by_height
 
 
 def staircase(z: Tensor, thresholds: Tensor, heights: Tensor, surrogate: Surrogate) -> Tensor:
