@@ -11,6 +11,8 @@ Zero padding adds nothing on either side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -62,8 +64,23 @@ def latent_weight(row: Row) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape) * initial_spread(row))
 
 
-def _convolve(activations: Tensor, weight: Tensor, row: Row) -> Tensor:
-    return F.conv2d(activations, weight, stride=row.stride, padding=row.kernel // 2)
+def _convolve(quantize: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, row: Row) -> Tensor:
+    """conv(quantize(x), weight), of which only ``x`` and ``weight`` wait for the backward pass.
+
+    Quantizing again is a small part of a step; keeping the result would be a third of its memory.
+    """
+    activations = quantize(x)
+    kept, address = x.detach(), activations.data_ptr()
+
+    def pack(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == address else tensor
+
+    def unpack(tensor: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return quantize(kept) if tensor is None else tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return F.conv2d(activations, weight, stride=row.stride, padding=row.kernel // 2)
 
 
 class MultiBitConv2d(nn.Module):
@@ -81,7 +98,23 @@ class MultiBitConv2d(nn.Module):
 
     def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
-        return _convolve(self.activations(x, surrogate), self.weights(self.weight), self.row)
+        merged = self.weights(self.weight)
+        return _convolve(partial(self.activations, surrogate=surrogate), x, merged, self.row)
+
+
+class FloatConv2d(nn.Module):
+    """The full-precision twin: ReLU in the place of the bases, the same shapes and order."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self.row = row
+        self.weight = nn.Parameter(math.sqrt(2) * latent_weight(row).detach())  # half is cut off
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride); nothing needs a surrogate."""
+        return F.conv2d(
+            F.relu(x), self.weight, stride=self.row.stride, padding=self.row.kernel // 2
+        )
 
 
 class FrozenMultiBitConv2d(nn.Module):
@@ -97,7 +130,8 @@ class FrozenMultiBitConv2d(nn.Module):
 
     def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
-        return _convolve(self.activations(x, surrogate), self.merged, self.row)
+        quantize = partial(self.activations, surrogate=surrogate)
+        return _convolve(quantize, x, self.merged, self.row)
 
 
 class ElasticMultiBitConv2d(nn.Module):
@@ -123,4 +157,5 @@ class ElasticMultiBitConv2d(nn.Module):
     def forward(self, x: Tensor, bases: Bases, surrogate: Surrogate = Surrogate.STE) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         merged = self.weights[str(bases.weights)](self.weight)
-        return _convolve(self.activations[str(bases.activations)](x, surrogate), merged, self.row)
+        quantize = partial(self.activations[str(bases.activations)], surrogate=surrogate)
+        return _convolve(quantize, x, merged, self.row)

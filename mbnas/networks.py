@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone, Row
 from mbnas.config import Surrogate
-from mbnas.layers import FrozenMultiBitConv2d, MultiBitConv2d
+from mbnas.layers import FloatConv2d, FrozenMultiBitConv2d, MultiBitConv2d
 
 
 class Skeleton(nn.Module):
@@ -103,6 +103,11 @@ def multibit(backbone: Backbone, assignment: Assignment) -> Network:
     """A fresh network with the bases of ``assignment``, initialised from torch's generator."""
     rows = zip(backbone.searchable, assignment, strict=True)
     return Network(backbone, {row.name: MultiBitConv2d(row, bases) for row, bases in rows})
+
+
+def full_precision(backbone: Backbone) -> Network:
+    """The float network that multi-bit ones are compared with, initialised likewise."""
+    return Network(backbone, {row.name: FloatConv2d(row) for row in backbone.searchable})
 
 
 def freeze(network: Network) -> Network:

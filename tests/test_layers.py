@@ -1,5 +1,6 @@
 """The merged convolution against Eq. 2-3 of Frickenstein et al. 2023 written out term by term."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -199,3 +200,13 @@ def explained_variance(bases: int) -> float:
     """Of a standard normal variable, by a fresh staircase of so many steps."""
     with torch.no_grad():
         return ActivationQuantizer(bases)(torch.randn(100_000), Surrogate.STE).var().item()
+
+
+def test_the_merged_activations_do_not_wait_for_the_backward_pass() -> None:
+    layer = MultiBitConv2d(row(), Bases(2, 3))
+    merged = []
+    layer.activations.register_forward_hook(lambda *call: merged.append(weakref.ref(call[-1])))
+    y = layer(torch.randn(2, 3, 6, 6, requires_grad=True))
+    assert [reference() for reference in merged] == [None]
+    y.sum().backward()
+    assert len(merged) == 2

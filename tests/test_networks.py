@@ -9,7 +9,7 @@ from mbnas import backbones
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone
 from mbnas.config import Surrogate
-from mbnas.networks import Network, freeze, multibit
+from mbnas.networks import Network, freeze, full_precision, multibit
 
 RESNET8 = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 RESNET18 = backbones.build("resnet18", width=2, image=(3, 64, 64), classes=7)
@@ -168,3 +168,20 @@ def test_freezing_leaves_the_original_alone() -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert before.keys() == network.state_dict().keys()
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
+
+
+@TABLES
+def test_the_float_twin_has_the_same_shapes_and_no_bases(table: Backbone) -> None:
+    twin = full_precision(table)
+    pair = multibit(table, Assignment.uniform(1, 1, len(table.searchable)))
+    x = images(table).requires_grad_()
+    twin(x).sum().backward()
+    assert x.grad is not None
+    scales = {
+        name for name, _ in pair.named_parameters() if name.endswith(("u", "alpha", "v", "beta"))
+    }
+    shapes = {name: each.shape for name, each in pair.named_parameters() if name not in scales}
+    assert {name: each.shape for name, each in twin.named_parameters()} == shapes
+    z = torch.randn(2, table.searchable[0].in_channels, 5, 5)
+    layer = twin.convolutions[table.searchable[0].name]
+    assert torch.equal(layer(z), layer(z.relu()))
