@@ -53,6 +53,13 @@ class Surrogate(StrEnum):
     TANH = "tanh"
 
 
+class Precision(StrEnum):
+    """In what the convolutions of training steps compute; see :mod:`mbnas.precision`."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class BackboneSettings(_Frozen):
     """Which table, and how many channels its first stage has."""
 
@@ -145,6 +152,7 @@ class Recipe(_Frozen):
         learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
         fastat_step: step of the single-step perturbation (FastAT, Wong et al. 2020);
             null trains on natural images.
+        precision: of the convolutions in training steps; attacks and quantizers keep float32.
         guard_images: validation images on which each epoch is measured; the best epoch is kept.
         guard_steps: PGD steps of that measurement.
     """
@@ -155,6 +163,7 @@ class Recipe(_Frozen):
     warmup: float = Field(default=0.2, ge=0, lt=1)
     gradient_clip: PositiveFloat = 1.0
     fastat_step: Distance | None = None
+    precision: Precision = Precision.FLOAT32
     guard_images: PositiveInt = 256
     guard_steps: PositiveInt = 5
 

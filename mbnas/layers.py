@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mbnas import precision
 from mbnas.assignment import Bases, Space
 from mbnas.backbones import Row
 from mbnas.config import Surrogate
@@ -68,8 +69,10 @@ def _convolve(quantize: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, r
     """conv(quantize(x), weight), of which only ``x`` and ``weight`` wait for the backward pass.
 
     Quantizing again is a small part of a step; keeping the result would be a third of its memory.
+    Under autocast the convolution alone runs in low precision, never a comparison with a threshold.
     """
-    activations = quantize(x)
+    dtype = precision.of_convolutions(x)
+    activations = quantize(x).to(dtype)
     kept, address = x.detach(), activations.data_ptr()
 
     def pack(tensor: Tensor) -> Tensor | None:
@@ -77,10 +80,11 @@ def _convolve(quantize: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, r
 
     def unpack(tensor: Tensor | None) -> Tensor:
         with torch.no_grad():
-            return quantize(kept) if tensor is None else tensor
+            return quantize(kept).to(dtype) if tensor is None else tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        return F.conv2d(activations, weight, stride=row.stride, padding=row.kernel // 2)
+        y = F.conv2d(activations, weight.to(dtype), stride=row.stride, padding=row.kernel // 2)
+    return y.to(x.dtype)
 
 
 class MultiBitConv2d(nn.Module):

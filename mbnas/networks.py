@@ -59,15 +59,16 @@ class Skeleton(nn.Module):
 
     def propagate(self, x: Tensor, convolve: Callable[[Row, Tensor], Tensor]) -> Tensor:
         """Images (B, C, H, W) -> logits (B, classes), each searchable row run by ``convolve``."""
-        x = (x - self.mean) / self.std
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))  # convolves 10-30 % faster
+        images = (x - self.mean) / self.std
+        # This memory format convolves 10-30 % faster.
+        x = self.stem(images.contiguous(memory_format=torch.channels_last)).to(images.dtype)
         if self.backbone.stem_pool:
             x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         for block in self.backbone.blocks:
             x = self._residual(block, x, convolve)
         pooled = F.relu(self.head(x)).mean(dim=(2, 3))
         logits: Tensor = self.classifier(pooled)
-        return logits
+        return logits.to(images.dtype)
 
     def _residual(
         self, block: tuple[Row, ...], x: Tensor, convolve: Callable[[Row, Tensor], Tensor]

@@ -23,6 +23,7 @@ from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
 from mbnas.images import Images
 from mbnas.networks import Network
+from mbnas.precision import autocast
 from mbnas.progress import bar, log
 from mbnas.randomness import derive, generator
 from mbnas.supernet import Supernet
@@ -134,7 +135,9 @@ def network_objective(network: Network, threat: Threat, recipe: Recipe) -> Objec
                 step=recipe.fastat_step,
                 rng=rng,
             )
-        loss = F.cross_entropy(network(x), y)
+        with autocast(recipe.precision, x.device):
+            logits = network(x)
+        loss = F.cross_entropy(logits, y)
         torch.autograd.backward(loss)
         return loss.detach()
 
@@ -161,7 +164,8 @@ def supernet_objective(
                 step=recipe.fastat_step,
                 rng=rng,
             )
-        logits: Tensor = supernet(x, assignment)
+        with autocast(recipe.precision, x.device):
+            logits: Tensor = supernet(x, assignment)
         return logits
 
     def objective(epoch: int) -> Accumulate:
@@ -235,6 +239,10 @@ def _tell_best(title: str, history: Sequence[Epoch]) -> None:
 
 
 State = dict[str, Tensor]
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, pickle.UnpicklingError),  # while reading
+    *(AttributeError, LookupError, TypeError, ValueError),  # while taking apart what was read
+)
 
 
 def _save(
@@ -262,9 +270,9 @@ def _restore(
         state = torch.load(path, weights_only=True)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
+        return tuple(Epoch(**epoch) for epoch in state["history"]), state["best"]
+    except _UNREADABLE:
         raise DataError(
             f"training checkpoint {str(path)!r} is corrupt or of another network; "
             "delete it to train from the start"
         ) from None
-    return tuple(Epoch(**epoch) for epoch in state["history"]), state["best"]

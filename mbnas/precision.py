@@ -1,0 +1,41 @@
+"""Where convolutions may run in bfloat16: in training steps, on processors that multiply it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mbnas.config import Precision
+from mbnas.progress import log
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """The context for the forward pass of a training step.
+
+    Inside, convolutions and the classifier run in bfloat16 if that is what ``precision`` says and
+    the device is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks
+    and measurements do altogether: what is compared with a threshold is never rounded first.
+    """
+    low = precision is Precision.BFLOAT16 and has_bfloat16(device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
+
+
+@cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is a native type of the device; one message says so where it is not."""
+    if device.type == "cuda":
+        native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        abilities = torch.cpu.get_capabilities()
+        native = any(abilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    if not native:
+        log.info("this processor does not multiply bfloat16: training in float32")
+    return native
+
+
+def of_convolutions(x: Tensor) -> torch.dtype:
+    """The type in which a convolution of ``x`` runs here."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
