@@ -150,9 +150,17 @@ def record_data(
 
 def manifest(settings: Settings, data_fingerprint: str) -> dict[str, Any]:
     """What someone needs to judge or repeat the run."""
-    cuda = torch.cuda.is_available()
     return {
         "seed": settings.seed,
+        **environment(),
+        "data": {"name": settings.data.name, "fingerprint": data_fingerprint},
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware; they belong beside every number that is measured here."""
+    cuda = torch.cuda.is_available()
+    return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "hardware": {
             "machine": platform.machine(),
@@ -160,7 +168,6 @@ def manifest(settings: Settings, data_fingerprint: str) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if cuda else None,
         },
-        "data": {"name": settings.data.name, "fingerprint": data_fingerprint},
     }
 
 

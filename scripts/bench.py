@@ -1,0 +1,139 @@
+"""What the benchmarks share: paired timing, peak memory, peers, and where results are kept."""
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from mbnas import runs
+from mbnas.config import Surrogate
+from mbnas.layers import MultiBitConv2d
+from mbnas.networks import Network
+from mbnas.quantizers import staircase, standardise
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def expanded(network: Network) -> Network:
+    """The network with M x N convolutions a layer, as public implementations have it."""
+    for name, layer in network.convolutions.items():
+        assert isinstance(layer, MultiBitConv2d)
+        network.convolutions[name] = ExpandedConv2d(layer)
+    return network
+
+
+class ExpandedConv2d(torch.nn.Module):
+    """sum_m sum_n alpha_m beta_n conv(B_m, A_n); each base is computed once."""
+
+    def __init__(self, layer: MultiBitConv2d) -> None:
+        super().__init__()
+        self.row, self.weight = layer.row, layer.weight
+        self.weights, self.activations = layer.weights, layer.activations
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
+        u, alpha = self.weights.u, self.weights.alpha.squeeze(-1)
+        v, beta = self.activations.v, self.activations.beta
+        W, one = standardise(self.weight), torch.ones(1)
+        B = [staircase(W, u[m : m + 1], one, Surrogate.STE) for m in range(len(u))]
+        A = [staircase(x, v[n : n + 1], one, surrogate) for n in range(len(v))]
+        stride, padding = self.row.stride, self.row.kernel // 2
+        return sum(
+            (
+                alpha[m] * beta[n] * F.conv2d(A[n], B[m], stride=stride, padding=padding)
+                for m in range(len(B))
+                for n in range(len(A))
+            ),
+            torch.zeros(()),
+        )
+
+
+def plain() -> AbstractContextManager[Any]:
+    """Inside, quantizers run as separate tensor operations."""
+    return mock.patch("mbnas.kernels.applies", new=lambda *_: False)
+
+
+def compiled() -> AbstractContextManager[Any]:
+    """Inside, everything runs as it does outside."""
+    return nullcontext()
+
+
+def paired(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each case in each round; a round runs them all, one after another."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(rounds + 1):
+        for name, run in cases.items():
+            started = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratio(reference: list[float], case: list[float]) -> tuple[float, float, float]:
+    """How many times as fast as the reference: median, least and most over the rounds."""
+    each = [one / other for one, other in zip(reference, case, strict=True)]
+    return statistics.median(each), min(each), max(each)
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Most bytes of tensors that ``run`` holds at a time."""
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    events = [each for each in record.profiler.kineto_results.events() if each.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def keep(name: str, command: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can hold)
+    """Write what was measured, where and by what, to ``scripts/results/``."""
+    described = {
+        "command": command,
+        "commit": _commit(),
+        **runs.environment(),
+        "threads": torch.get_num_threads(),
+        "measured": measured,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    target.write_text(json.dumps(described, indent=1) + "\n")
+    return target
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def show(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table to the terminal."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

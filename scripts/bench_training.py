@@ -1,0 +1,147 @@
+"""How fast multi-bit networks run and train, against the float network in the same rounds.
+
+    python scripts/bench_training.py --backbone resnet20 --batch 128 --rounds 7
+
+For each MxN: the merged convolution with compiled quantizers (what mbnas runs), the same with
+plain tensor operations, and, where asked for, the expanded form with M x N convolutions. Cases
+take turns within a round, and each figure is the ratio to the float network of the same round.
+Also: peak memory of a training step, and where the time of one goes.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import bench
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from mbnas import Assignment, backbones, fgsm, pgd
+from mbnas.config import Surrogate
+from mbnas.networks import Network, full_precision, multibit
+from mbnas.training import without_gradients
+
+EPS, FASTAT_STEP, PGD_STEP = 8 / 255, 10 / 255, 2 / 255
+IMAGES = {"resnet20": (3, 32, 32), "resnet18": (3, 224, 224)}
+WIDTHS = {"resnet20": 16, "resnet18": 64}
+
+
+def phases(network: Network, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """One call each of what a run spends its time on."""
+    optimizer = torch.optim.Adam(network.parameters())
+    rng = torch.Generator()
+
+    def smooth(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network(images, Surrogate.TANH)
+        return logits
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(x)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+
+    def fastat() -> None:
+        optimizer.zero_grad()
+        with without_gradients(network):
+            perturbed = fgsm(smooth, x, y, eps=EPS, step=FASTAT_STEP, generator=rng)
+        F.cross_entropy(network(perturbed), y).backward()
+        optimizer.step()
+
+    def attack() -> None:
+        with without_gradients(network):
+            pgd(
+                smooth, x, y, eps=EPS, step=PGD_STEP, steps=1, generator=rng, stop_when_broken=False
+            )
+
+    return {"forward": forward, "training step": train, "FastAT step": fastat, "PGD step": attack}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", choices=sorted(IMAGES), default="resnet20")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--bases", nargs="+", default=["1x1", "3x1", "1x3", "3x3", "5x5", "7x7"])
+    parser.add_argument("--expanded", nargs="*", default=["3x3"], help="also in expanded form")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--profile", metavar="MxN", default="3x3")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    image, width = IMAGES[arguments.backbone], WIDTHS[arguments.backbone]
+    table = backbones.build(arguments.backbone, width=width, image=image, classes=10)
+    x = torch.rand(arguments.batch, *image, device=arguments.device)
+    y = torch.randint(10, (arguments.batch,), device=arguments.device)
+
+    def fresh(text: str) -> Network:
+        torch.manual_seed(0)
+        return multibit(table, Assignment.parse(text, len(table.searchable)))
+
+    variants = {"float": (full_precision(table), bench.compiled)}
+    for bases in arguments.bases:
+        variants[bases] = (fresh(bases), bench.compiled)
+        variants[f"{bases} plain"] = (fresh(bases), bench.plain)
+        if bases in arguments.expanded:
+            variants[f"{bases} expanded"] = (bench.expanded(fresh(bases)), bench.compiled)
+            variants[f"{bases} expanded plain"] = (bench.expanded(fresh(bases)), bench.plain)
+
+    measured: dict[str, dict[str, list[float]]] = {name: {} for name in variants}
+    calls = {name: phases(network.to(x.device), x, y) for name, (network, _) in variants.items()}
+    for phase in calls["float"]:
+
+        def within(name: str, phase: str = phase) -> Callable[[], None]:
+            def run() -> None:
+                with variants[name][1]():
+                    calls[name][phase]()
+
+            return run
+
+        seconds = bench.paired({name: within(name) for name in variants}, arguments.rounds)
+        for name, each in seconds.items():
+            measured[name][phase] = list(bench.ratio(seconds["float"], each))
+        measured["float"][f"{phase}: images/s"] = [arguments.batch / min(seconds["float"])]
+    for name, (_, context) in variants.items():
+        with context():
+            peak = bench.peak_memory(calls[name]["training step"])
+        measured[name]["peak MiB"] = [peak / 2**20]
+
+    names = list(calls["float"])
+    base = measured["float"]["peak MiB"][0]
+    bench.show(
+        f"{arguments.backbone}, batch {arguments.batch}: speed as a multiple of the float "
+        "network's, median (least to most); peak memory likewise",
+        ["", *names, "memory"],
+        [
+            [
+                name,
+                *("{:.2f} ({:.2f}-{:.2f})".format(*measured[name][phase]) for phase in names),
+                f"{measured[name]['peak MiB'][0] / base:.2f}",
+            ]
+            for name in variants
+        ],
+    )
+    name = f"training-{arguments.backbone}-{torch.device(arguments.device).type}"
+    print(bench.keep(name, " ".join(sys.argv), measured))
+
+    activities = [ProfilerActivity.CPU]
+    if arguments.device != "cpu":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as record:
+        calls[arguments.profile]["training step"]()
+    rows = sorted(record.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    bench.show(
+        f"where a training step of {arguments.profile} spends its time",
+        ["operation", "%"],
+        [[row.key, f"{100 * row.self_cpu_time_total / total:.1f}"] for row in rows[:8]],
+    )
+
+
+if __name__ == "__main__":
+    main()
