@@ -1,13 +1,18 @@
-"""Images in memory, drawn and augmented in whole batches on the device they lie on."""
+"""Images as whole batches on the training device: drawn, moved there if need be, augmented."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, C, H, W) and labels (B,)."""
 
 
 @dataclass(frozen=True)
@@ -18,16 +23,20 @@ class Images:
         pixels: (S, C, H, W) as uint8, possibly mapped from disk.
         targets: (S,) labels as int64.
         positions: (N,) which of the S stored images belong to this selection, in this order.
+        device: where batches are wanted. If the images are stored elsewhere, because they do not
+            fit there, they are fetched while the batch before is being worked on.
     """
 
     pixels: Tensor
     targets: Tensor
     positions: Tensor
+    device: torch.device
 
     @classmethod
     def of(cls, pixels: Tensor, targets: Tensor) -> Images:
         """All of the stored images."""
-        return cls(pixels, targets, torch.arange(len(targets), device=targets.device))
+        positions = torch.arange(len(targets), device=targets.device)
+        return cls(pixels, targets, positions, pixels.device)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -39,42 +48,70 @@ class Images:
 
     def take(self, indices: Tensor) -> Images:
         """The images at these positions of the selection, in this order."""
-        return Images(self.pixels, self.targets, self.positions[indices])
+        return replace(self, positions=self.positions[indices])
 
     def first(self, count: int | None) -> Images:
         """The first ``count`` images; all of them for None."""
-        return Images(self.pixels, self.targets, self.positions[:count])
+        return replace(self, positions=self.positions[:count])
 
     def dense(self) -> Images:
         """The same selection with no other image stored beside it."""
-        return Images.of(self.pixels[self.positions], self.labels)
+        return Images.of(self.pixels[self.positions], self.labels).to(self.device)
 
     def to(self, device: torch.device) -> Images:
-        """The same images stored on a device; where they lie already, nothing is copied."""
-        if device == self.pixels.device:
+        """The same images for use on a device: stored there if they fill at most half of it."""
+        if device == self.device:
             return self
-        dense = self.dense()
-        return Images.of(dense.pixels.to(device), dense.targets.to(device))
+        if len(self) * self.pixels[:1].nbytes > _room(device) / 2:
+            return replace(self, device=device)
+        stored = Images.of(self.pixels[self.positions], self.labels)
+        return Images.of(stored.pixels.to(device), stored.targets.to(device))
 
-    def gather(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) as floats in [0, 1] and labels (B,)."""
-        chosen = self.positions[indices]
-        return self.pixels[chosen].float().div_(255), self.targets[chosen]
+    def gather(self, indices: Tensor | slice) -> Batch:
+        """Images as floats in [0, 1], and labels."""
+        return self._unpacked(self._stored(indices))
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int) -> Iterator[Batch]:
         """All images in order, as :meth:`gather` returns them."""
-        for start in range(0, len(self), size):
-            yield self.gather(slice(start, start + size))
+        return self._gather_each(slice(i, i + size) for i in range(0, len(self), size))
 
     def shuffled(
         self, size: int, *, shift: int, flip: bool, rng: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[Batch]:
         """One epoch of augmented batches in random order; an incomplete last batch is left out."""
         size = min(size, len(self))
         order = torch.randperm(len(self), generator=rng).to(self.positions.device)
-        for start in range(0, len(self) - size + 1, size):
-            x, y = self.gather(order[start : start + size])
+        whole = torch.split(order[: len(self) // size * size], size)
+        for x, y in self._gather_each(whole):
             yield augment(x, shift=shift, flip=flip, rng=rng), y
+
+    def _gather_each(self, selections: Iterable[Tensor | slice]) -> Iterator[Batch]:
+        if self.device == self.pixels.device:
+            yield from map(self.gather, selections)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            fetched: deque[Future[Batch]] = deque()
+            for indices in selections:
+                fetched.append(pool.submit(self._stored, indices))
+                if len(fetched) == 3:
+                    yield self._unpacked(fetched.popleft().result())
+            while fetched:
+                yield self._unpacked(fetched.popleft().result())
+
+    def _stored(self, indices: Tensor | slice) -> Batch:
+        chosen = self.positions[indices]
+        x, y = self.pixels[chosen], self.targets[chosen]
+        pinned = self.device.type == "cuda" and x.device.type == "cpu"
+        return (x.pin_memory(), y.pin_memory()) if pinned else (x, y)
+
+    def _unpacked(self, stored: Batch) -> Batch:
+        x, y = (each.to(self.device, non_blocking=True) for each in stored)
+        return x.float().div_(255), y
+
+
+def _room(device: torch.device) -> float:
+    """Free bytes of a device's own memory; a CPU reads what is mapped from disk where it lies."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
 
 
 def augment(x: Tensor, *, shift: int, flip: bool, rng: torch.Generator) -> Tensor:
