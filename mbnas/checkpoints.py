@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from mbnas import config
@@ -69,7 +69,8 @@ def load_network(path: Path) -> tuple[Network, Assignment, Settings]:
 def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
     tensors = {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
     metadata = {"mbnas": json.dumps(described)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    content = save(tensors, metadata)  # writing itself, safetensors would hide a full disk
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _describe(path: Path) -> tuple[Settings, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +25,6 @@ from mbnas.progress import CONSOLE, show_messages
 from mbnas.search.executors import Executor, default_workers
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -50,7 +50,8 @@ def main() -> None:
     except MbnasError as error:
         _fail(str(error), error.exit_code)
     except TyperException as error:
-        _fail(f"{error.format_message()}; see mbnas --help", error.exit_code)
+        reason = error.format_message().rstrip(".")
+        _fail(f"{reason}; see mbnas --help", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except OSError as error:
@@ -118,7 +119,7 @@ def search(
         else:
             outcome = pipeline.run_search(settings, folder, scoring)
     except KeyboardInterrupt:
-        _fail(f"interrupted; go on with: mbnas search --resume {folder}", 130)
+        _fail(f"interrupted; go on with: mbnas search --resume {shlex.quote(str(folder))}", 130)
         return
     if as_json:
         _print_json(

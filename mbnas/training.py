@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import random
@@ -258,7 +259,9 @@ def _save(
         "best": best,
         "history": [asdict(epoch) for epoch in history],
     }
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    content = io.BytesIO()  # writing to the file itself, torch would hide a full disk
+    torch.save(state, content)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
 def _restore(

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mbnas.assignment import Assignment
-from mbnas.errors import DataError
+from mbnas.errors import DataError, SettingsError
 from mbnas.runs import Journal
 from mbnas.search.engines import Engine
 from mbnas.search.problem import Trial
@@ -39,8 +39,7 @@ class Session:
         self._evaluations = evaluations
         self._journal, self._early = journal, early
         self._on_trial = on_trial
-        written = [Trial.from_record(record, layers) for record in journal.read()]
-        parked = [Trial.from_record(record, layers) for record in early.read()]
+        written, parked = _trials(journal, layers), _trials(early, layers)
         self._known = {trial.assignment: trial for trial in (*written, *parked)}
         self._written = [trial.assignment for trial in written]
         self._asked: list[Assignment] = []
@@ -101,3 +100,13 @@ class Session:
             self._written.append(assignment)
         if len(self._written) == len(self._known):
             self._early.remove()
+
+
+def _trials(journal: Journal, layers: int) -> list[Trial]:
+    try:
+        return [Trial.from_record(record, layers) for record in journal.read()]
+    except (KeyError, TypeError, AttributeError, SettingsError):
+        raise DataError(
+            f"journal {str(journal.path)!r} holds a line that is no trial of this run; "
+            "restore it or start a new run"
+        ) from None
