@@ -89,11 +89,12 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     """Retrain one evaluated candidate of a run, Pareto member or not.
 
     Raises:
-        SettingsError: if the run has no such candidate.
+        SettingsError: if the run has no such candidate, or retrained it with other settings.
         DataError: if the folder is no run or its supernet is not trained yet.
     """
     folder = runs.reopen(path)
     assignment = _find(folder, settings, identity)
+    _require_same_training(folder.candidate(identity), settings)
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
@@ -269,6 +270,22 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
         return metrics
     start = supernet if run.settings.retraining.start == "supernet" else None
     return retrain(run.settings, assignment, run.data, target, supernet=start, device=run.device)
+
+
+def _require_same_training(target: Path, settings: Settings) -> None:
+    if not (target / "metrics.json").exists():
+        return
+    _, _, trained = load_network(target)
+    changed = [
+        each
+        for each in config.differences(trained, settings)
+        if not each.startswith(("data.root:", "device:"))
+    ]
+    if changed:
+        raise SettingsError(
+            f"{str(target)!r} was trained with other settings ({'; '.join(changed)}); "
+            "leave them away to see its metrics, or move the folder away to train it anew"
+        )
 
 
 def _find(folder: RunFolder, settings: Settings, identity: str) -> Assignment:

@@ -34,7 +34,7 @@ def retrain(
 
     Args:
         supernet: whose weights to start from; None trains from scratch.
-        folder: where an unfinished training of the same candidate is continued.
+        folder: where an unfinished training of the same candidate from the same start goes on.
 
     Returns:
         What ``metrics.json`` holds.
@@ -50,7 +50,8 @@ def retrain(
 
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "assignment.txt", f"{assignment}\n")
-    checkpoint = folder / "training.pt"
+    start = "scratch" if supernet is None else "supernet"
+    checkpoint = folder / f"training-{start}.pt"
     history = fit(
         network,
         network_objective(network, settings.threat, recipe),
@@ -67,7 +68,7 @@ def retrain(
         "id": assignment.id,
         "assignment": str(assignment),
         "bops": bops(settings.table, assignment),
-        "start": "scratch" if supernet is None else "supernet",
+        "start": start,
         "test": asdict(test(freeze(network), data.test, settings, settings.seed)),
         "training": [asdict(epoch) for epoch in history],
     }
