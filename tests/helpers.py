@@ -1,0 +1,94 @@
+"""What several tests share: the smallest run there is, networks and images at random, scores."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from mbnas import config
+from mbnas.assignment import Assignment
+from mbnas.config import Settings
+from mbnas.images import Images
+from mbnas.randomness import generator, seeded
+from mbnas.search.problem import Trial
+
+Module = TypeVar("Module", bound=nn.Module)
+
+SPACES = Path(__file__).parent.parent / "search_spaces"
+DIGITS = SPACES / "digits.yaml"
+TINY = (  # a whole run in two seconds
+    "backbone.width=2",
+    "choices.weight_bases=[1, 2]",
+    "choices.activation_bases=[1, 2]",
+    "data.validation=20",
+    "data.train_images=64",
+    "threat.steps=2",
+    "supernet.epochs=2",
+    "supernet.batch_size=32",
+    "supernet.sampled=1",
+    "supernet.guard_images=20",
+    "supernet.guard_steps=1",
+    "search.evaluations=12",
+    "search.population=4",
+    "search.images=20",
+    "search.recalibration_images=32",
+    "retraining.epochs=1",
+    "retraining.batch_size=32",
+    "retraining.guard_images=20",
+    "retraining.guard_steps=1",
+    "retraining.candidates=1",
+    "test.images=20",
+    "test.runs=1",
+)
+
+
+@cache
+def tiny(*overrides: str) -> Settings:
+    """Digits, with everything as small as it gets."""
+    return config.load(DIGITS, [*TINY, *overrides])
+
+
+def size(assignment: Assignment) -> int:
+    """A cost that needs no backbone: the products M * N of all layers."""
+    return sum(weights * activations for weights, activations in assignment)
+
+
+def scored(assignment: Assignment) -> Trial:
+    """Made-up scores: many weight bases please one objective, many activation bases another."""
+    layers = len(assignment)
+    return Trial(
+        assignment=assignment,
+        bops=size(assignment),
+        natural=sum(weights > 1 for weights, _ in assignment) / layers,
+        pgd20=sum(activations > 1 for _, activations in assignment) / layers,
+        loss=0.5,
+        seconds=0.0,
+    )
+
+
+def noise(count: int, image: tuple[int, int, int], classes: int, seed: int = 0) -> Images:
+    """Images without any structure; all classes in turn."""
+    pixels = torch.randint(256, (count, *image), generator=generator(seed), dtype=torch.uint8)
+    return Images.of(pixels, torch.arange(count) % classes)
+
+
+def scrambled(build: Callable[[], Module], seed: int = 0) -> Module:
+    """What ``build`` makes, with every parameter and batch-norm statistic moved at random."""
+    with seeded(seed), torch.no_grad():
+        module = build()
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        for norm in module.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+    return module
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules hold the same tensors, bit for bit."""
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)

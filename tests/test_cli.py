@@ -1,0 +1,397 @@
+"""The command line: what it accepts, what it prints where, and one clear line for each mistake."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import typer
+from helpers import DIGITS, SPACES, TINY, tiny
+
+from mbnas import cli, config, runs
+from mbnas.assignment import Assignment
+from mbnas.bops import bops, itemise
+
+SPACE = ("--space", str(DIGITS))
+OVERRIDES = tuple(word for each in TINY for word in ("--set", each))
+SEARCH = ("search", *SPACE, *OVERRIDES, "--executor", "inprocess", "--workers", "1")
+FOLDER = ("--set", "data.name=folder", "--set", "data.image_size=8", "--set", "data.classes=2")
+RESNET20 = ("--space", str(SPACES / "resnet20.yaml"))
+Capture = pytest.CaptureFixture[str]
+
+
+def call(*arguments: str) -> int:
+    """Run a command in this process and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mbnas", *arguments])
+        try:
+            cli.main()
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            return end.code
+    return 0
+
+
+@pytest.fixture
+def mistake(capsys: Capture) -> Callable[..., str]:
+    """Runs a command and returns the one line it ends with instead of printing data."""
+
+    def made(*arguments: str, code: int) -> str:
+        assert call(*arguments) == code
+        output = capsys.readouterr()
+        assert output.out == ""
+        (line,) = (each for each in output.err.splitlines() if not each.startswith("run folder: "))
+        assert line.startswith("mbnas: ")
+        return line
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert call(*SEARCH, "--budget", "110000", "--out", str(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """The same, to be spoilt."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def candidate(run: Path) -> Path:
+    (folder,) = (run / "candidates").iterdir()
+    return folder
+
+
+# What is accepted
+
+
+def test_the_flags_are_frozen() -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    assert {
+        name: " ".join(option for parameter in command.params for option in parameter.opts)
+        for name, command in group.commands.items()
+    } == {
+        "search": "--space --budget --data --out --set --seed --workers --evaluations --executor "
+        "--address --retrain --resume --json",
+        "profile": "--space --budget --assignment --set --json",
+        "retrain": "run --candidate --start --data --set --json",
+        "evaluate": "checkpoint --data --set --json",
+    }
+
+
+@pytest.mark.parametrize("command", ["", "search", "profile", "retrain", "evaluate"])
+def test_help_starts_with_an_example(capsys: Capture, command: str) -> None:
+    assert call(*command.split(), "--help") == 0
+    usage, text = capsys.readouterr().out.strip().split("\n\n", 1)
+    assert usage.startswith(f"Usage: mbnas {command}".strip())
+    assert text.strip().startswith(f"Example: mbnas {command or 'search'} ")
+
+
+def test_the_examples_of_the_help_are_understood(capsys: Capture) -> None:
+    assert call("profile", "--help") == 0
+    (example,) = re.findall(r"Example: mbnas (.*)", capsys.readouterr().out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(SPACES.parent)
+        assert call(*example.split(), "--json") == 0
+    assert round(json.loads(capsys.readouterr().out)["bops"], -5) == 1.487e8  # as published
+
+
+def test_profile_prints_what_the_library_counts(capsys: Capture) -> None:
+    assert call("profile", *RESNET20, "--assignment", "3x1", "--json") == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    printed = json.loads(output.out)
+    settings = config.load(RESNET20[1])
+    assignment = Assignment.uniform(3, 1, settings.space.layers)
+    layers = itemise(settings.table, assignment)
+    assert printed["layers"] == [
+        {**asdict(each), "bases": str(each.bases), "bops": each.bops} for each in layers
+    ]
+    assert printed["bops"] == sum(each.bops for each in layers) == bops(settings.table, assignment)
+    assert printed["assignment"] == str(assignment)
+    assert printed["size"] == 16 ** len(assignment)
+    assert printed["uniform"]["3x1"] == printed["bops"]
+    assert printed["smallest"] == printed["uniform"]["1x1"]
+    assert printed["largest"] == printed["uniform"]["5x5"]
+
+
+@pytest.mark.parametrize(("budget", "code"), [("2e8", 0), ("1e6", 4)])
+def test_profile_says_whether_a_budget_can_be_met(capsys: Capture, budget: str, code: int) -> None:
+    assert call("profile", *RESNET20, "--budget", budget, "--json") == code
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["budget"], printed["feasible"]) == (float(budget), code == 0)
+
+
+def test_profile_prints_a_table(capsys: Capture) -> None:
+    assert call("profile", *SPACE, *OVERRIDES, "--assignment", "1x1") == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert re.search(r"total.* 90,368", output.out)
+
+
+def test_search_prints_its_result_on_stdout_and_all_else_on_stderr(
+    finished: Path, capsys: Capture
+) -> None:
+    assert call("search", "--resume", str(finished), "--executor", "inprocess", "--json") == 0
+    output = capsys.readouterr()
+    printed = json.loads(output.out)
+    assert printed["run"] == str(finished)
+    assert printed["pareto"] == runs.read_json(finished / "pareto.json")
+    metrics = runs.read_json(candidate(finished) / "metrics.json")
+    assert printed["retrained"] == [metrics]
+    assert f"run folder: {finished}" in output.err
+
+
+def test_flags_are_short_for_settings(run: Path, capsys: Capture) -> None:
+    chosen = ("--seed", "3", "--evaluations", "4", "--retrain", "0", "--budget", "1.2e5")
+    out = run.parent / "other"
+    assert call(*SEARCH, *chosen, "--out", str(out), "--data", "~/x: y", "--json") == 0
+    settings = runs.RunFolder(out).settings()
+    same = ("seed=3", "search.evaluations=4", "retraining.candidates=0", "search.budget=1.2e5")
+    assert settings == tiny(*same, "data.root='~/x: y'")
+    assert json.loads(capsys.readouterr().out)["retrained"] == []
+
+
+def test_the_run_folder_is_named_after_what_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ("--evaluations", "4", "--retrain", "0")
+    assert call(*SEARCH, *few, "--budget", "1.2e5", "--seed", "3") == 0
+    assert [each.name for each in (tmp_path / "runs").iterdir()] == ["digits-120000-seed3"]
+
+
+def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: Capture) -> None:
+    folder = candidate(finished)
+    metrics = runs.read_json(folder / "metrics.json")
+    assert call("retrain", str(finished), "--candidate", folder.name, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == metrics
+    assert call("evaluate", str(folder), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {key: metrics[key] for key in printed}
+    assert call("evaluate", str(folder)) == 0
+    assert f"{metrics['test']['natural']:.1%}" in capsys.readouterr().out
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing command"),
+        (("serch",), "Did you mean 'search'?"),
+        (("search",), "no space; give --space FILE"),
+        (("search", "--space"), "Option '--space' requires an argument"),
+        (("search", "--spaec", "x"), "No such option: --spaec"),
+        (("search", *SPACE), "no budget; give --budget BOPS, at least 1368064"),
+        (("search", "--space", "missing.yaml"), "cannot read space 'missing.yaml': No such file"),
+        (("search", *SPACE, "--executor", "dask"), "'dask' is not one of 'ray', 'inprocess'"),
+        (("search", *SPACE, "--workers", "0"), "--workers"),
+        (("search", *SPACE, "--seed", "one"), "'--seed': Input should be a valid integer"),
+        (("search", *SPACE, "--seed", "-1"), "seed: Input should be greater than or equal to 0"),
+        (("search", *SPACE, "--budget", "-2e8"), "search.budget: Input should be greater than 0"),
+        (("search", *SPACE, "--budget", "0"), "search.budget: Input should be greater than 0"),
+        (("search", *SPACE, "--budget", "big"), "search.budget: Input should be a valid number"),
+        (("search", *SPACE, "--budget", "nan"), "search.budget: Input should be a finite number"),
+        (("search", *SPACE, "--budget", "inf"), "search.budget: Input should be a finite number"),
+        (("search", *SPACE, "--evaluations", "0"), "search.evaluations: Input should be greater"),
+        (("search", *SPACE, "--retrain", "-1"), "retraining.candidates: Input should be greater"),
+        (("profile", *SPACE, "extra"), "unexpected extra argument"),
+        (("profile", *SPACE, "--assignment", "3y1"), "'3y1' is not of the form MxN"),
+        (("profile", *SPACE, "--assignment", "9x1"), "9x1 is out of range"),
+        (("profile", *SPACE, "--assignment", "1x1,2x2"), "names 2 layers, the network has 6"),
+        (("retrain", "run"), "Missing option '--candidate'"),
+        (("evaluate",), "Missing argument 'checkpoint'"),
+    ],
+)
+def test_wrong_usage_is_explained(
+    mistake: Callable[..., str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in mistake(*arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("supernet.epoch=3", "unknown key 'supernet.epoch'; did you mean 'epochs'?"),
+        ("serch.images=3", "unknown key 'serch'; did you mean 'search'?"),
+        ("supernet.epochs=many", "supernet.epochs: Input should be a valid integer"),
+        ("supernet.epochs=0", "supernet.epochs: Input should be greater than 0 (given: 0)"),
+        ("choices.weight_bases=[]", "choices.weight_bases: Tuple should have at least 1 item"),
+        ("choices.activation_bases=[0, 1]", "Input should be greater than or equal to 1"),
+        ("backbone.name=resnet19", "unknown backbone 'resnet19'; did you mean 'resnet1"),
+        ("data.name=mnist", "data.name: Input should be 'digits', 'cifar10'"),
+        ("device=quantum", "no device 'quantum' here; use auto, cpu or cuda"),
+        ("seed", "--set 'seed' is not of the form key.path=value"),
+    ],
+)
+def test_wrong_settings_are_explained(
+    mistake: Callable[..., str], override: str, message: str
+) -> None:
+    assert message in mistake(*SEARCH, "--budget", "1e9", "--set", override, code=2)
+
+
+def test_a_misspelt_key_in_a_space_is_explained(
+    mistake: Callable[..., str], tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(DIGITS.read_text().replace("fastat_step", "fasta_step"))
+    line = mistake("search", "--space", str(space), "--budget", "1e9", code=2)
+    assert "unknown key 'supernet.fasta_step'; did you mean 'fastat_step'?" in line
+
+
+@pytest.mark.parametrize("command", ["search", "profile"])
+def test_a_budget_nothing_meets_names_the_smallest_possible(
+    mistake: Callable[..., str], capsys: Capture, command: str
+) -> None:
+    arguments = (*SPACE, *OVERRIDES, "--budget", "90367")
+    if command == "search":
+        line = mistake("search", *arguments, code=4)
+    else:
+        assert call("profile", *arguments) == 4
+        line = capsys.readouterr().err
+    assert "give at least --budget 90368" in line
+    assert call("profile", *SPACE, *OVERRIDES, "--budget", "90368") == 0
+
+
+def test_missing_data_is_explained_and_leaves_no_run(
+    mistake: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    line = mistake(
+        *(*SEARCH, *FOLDER, "--data", str(tmp_path / "none"), "--budget", "1e9"),
+        *("--out", str(out)),
+        code=3,
+    )
+    assert str(tmp_path / "none" / "train") in line
+    assert "--data DIR" in line
+    assert not out.exists()
+
+
+def test_corrupt_data_is_explained(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    out = tmp_path / "run"
+    line = mistake(
+        *(*SEARCH, *FOLDER, "--data", str(tmp_path), "--budget", "1e9", "--out", str(out)), code=3
+    )
+    assert f"cannot read image {str(tmp_path / 'train' / 'a' / 'image.png')!r}" in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"PK\x03\x04 of another program",
+    ],
+    ids=["truncated", "empty", "foreign"],
+)
+def test_spoilt_weights_are_explained(
+    mistake: Callable[..., str], run: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    network, supernet = candidate(run) / "network.safetensors", run / "supernet.safetensors"
+    for path in (network, supernet):
+        path.write_bytes(spoil(path.read_bytes()))
+    assert repr(str(network)) in mistake("evaluate", str(network), code=3)
+    other = runs.RunFolder(run).trials.read()[-1]["id"]
+    assert repr(str(supernet)) in mistake("retrain", str(run), "--candidate", other, code=3)
+    line = mistake("search", "--resume", str(run), "--executor", "inprocess", code=3)
+    assert repr(str(supernet)) in line
+
+
+def test_what_is_not_there_is_explained(mistake: Callable[..., str], run: Path) -> None:
+    empty = run.parent
+    assert "is no run folder" in mistake("search", "--resume", str(empty), code=3)
+    assert "is no run folder" in mistake("retrain", str(empty), "--candidate", "x", code=3)
+    assert "no checkpoint" in mistake("evaluate", str(empty), code=3)
+    assert "holds a supernet" in mistake("evaluate", str(run / "supernet.safetensors"), code=3)
+    assert "no candidate 'x' among 12" in mistake("retrain", str(run), "--candidate", "x", code=2)
+
+
+def test_a_spoilt_journal_is_explained(mistake: Callable[..., str], run: Path) -> None:
+    resumed = ("search", "--resume", str(run), "--executor", "inprocess")
+    journal = run / "trials.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    for spoilt in (lines[0][:20] + "\n", "{}\n"):
+        journal.write_text("".join([*lines[:3], spoilt, *lines[3:]]))
+        assert repr(str(journal)) in mistake(*resumed, code=3)
+
+
+def test_a_run_is_never_overwritten(mistake: Callable[..., str], run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    line = mistake(*SEARCH, "--budget", "1e9", "--out", str(run), code=2)
+    assert f"mbnas search --resume {run}" in line
+    line = mistake("search", "--resume", str(run), "--out", str(run.parent / "new"), code=2)
+    assert "leave --out away" in line
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+# Disks
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_is_explained_at_once(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(Path, "write_text", failing(number))
+    out = tmp_path / "run"
+    line = mistake(*SEARCH, "--budget", "1e9", "--out", str(out), code=2)
+    assert f"cannot write to {str(out)!r}: {os.strerror(number)}; choose another --out" in line
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Path, "write_bytes"), (os, "fsync")], ids=["weights", "journal"]
+)
+def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
+    finished: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    name: str,
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as full:
+        full.setattr(owner, name, failing(errno.ENOSPC))
+        assert call(*SEARCH, "--budget", "110000", "--out", str(out)) == 3
+    output = capsys.readouterr()
+    assert output.out == ""
+    *_, line = output.err.splitlines()
+    assert "No space left on device" in line
+    assert "go on with --resume" in line
+    assert call("search", "--resume", str(out), "--executor", "inprocess") == 0
+    for file in ("pareto.csv", "supernet.safetensors"):
+        assert (out / file).read_bytes() == (finished / file).read_bytes()
+
+
+def test_what_is_no_mistake_of_the_user_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config, "load", failing(errno.EIO))
+    with pytest.raises(OSError, match=r"Input/output error"):
+        call("profile", *SPACE)

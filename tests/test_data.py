@@ -1,0 +1,321 @@
+"""Data sets: splits by seed, folders and their cache, fingerprints, and what is refused."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mbnas.config import DataSettings
+from mbnas.data import Data, _torchvision_datasets, load
+from mbnas.errors import DataError
+from mbnas.images import Images
+
+SIZE = 4
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Decoded images go here and nowhere else."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def noise(count: int, side: int = SIZE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, side, side), np.uint8)
+
+
+CENTRE, GREY = noise(1)[0], np.full((3, SIZE, SIZE), 77)
+
+
+def draw(pixels: np.ndarray, path: Path) -> None:
+    """Write (3, H, W) or (1, H, W) as a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pixels.astype(np.uint8)
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes with three training and two test images each, pixels as of :func:`noise`."""
+    pixels = iter(noise(10))
+    for split, count in (("train", 3), ("test", 2)):
+        for name, number in product(("cat", "dog"), range(count)):
+            draw(next(pixels), tmp_path / "images" / split / name / f"{number}.png")
+    return tmp_path / "images"
+
+
+def digits(seed: int = 0, train_images: int | None = None) -> Data:
+    return load(DataSettings(name="digits", validation=300, train_images=train_images), seed)
+
+
+def folder(root: Path, /, **changes: object) -> Data:
+    known = {"name": "folder", "image_size": SIZE, "classes": 2, "validation": 2}
+    return load(DataSettings.model_validate(known | {"root": root} | changes), seed=0)
+
+
+def complaint(root: Path, /, **changes: object) -> str:
+    """The line a user sees."""
+    with pytest.raises(DataError) as caught:
+        folder(root, **changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def positions(*splits: Images) -> list[int]:
+    return torch.cat([split.positions for split in splits]).tolist()
+
+
+# Splits
+
+
+def test_splits_are_disjoint_and_cover_everything() -> None:
+    data = digits()
+    assert sorted(positions(data.train, data.validation, data.test)) == list(range(1797))
+    assert (len(data.validation), len(data.test)) == (300, 1797 // 5)
+    for split in (data.train, data.validation, data.test):
+        x, y = split.gather(slice(None))
+        assert (*x.shape[1:], x.min(), x.max()) == (1, 8, 8, 0, 1)
+        assert set(y.tolist()) == set(range(10))
+
+
+def test_splits_depend_on_the_seed_only() -> None:
+    torch.manual_seed(1)
+    first = digits(seed=7)
+    torch.manual_seed(2)
+    again, other = digits(seed=7), digits(seed=8)
+    assert positions(first.train) == positions(again.train)
+    assert first.held_out == again.held_out
+    assert set(first.held_out) != set(other.held_out)
+    assert positions(first.test) == positions(other.test)
+
+
+def test_fewer_training_images_leave_the_other_splits_alone() -> None:
+    everything, some = digits(), digits(train_images=100)
+    assert positions(some.train) == positions(everything.train)[:100]
+    assert positions(some.validation, some.test) == positions(
+        everything.validation, everything.test
+    )
+
+
+def test_statistics_are_those_of_the_training_images(root: Path) -> None:
+    data = folder(root)
+    x = data.train.pixels[data.train.positions].numpy() / 255
+    mean, std = data.statistics()
+    assert mean.tolist() == pytest.approx(x.mean((0, 2, 3)), rel=1e-5)
+    assert std.tolist() == pytest.approx(x.std((0, 2, 3), ddof=1), rel=1e-5)
+
+
+# Folders of images
+
+
+def test_a_folder_gives_its_pixels_and_the_labels_of_its_classes(root: Path) -> None:
+    (root / "train" / "cat" / "notes.txt").write_text("no image")
+    (root / "train" / "README").write_text("no class")
+    data, pixels = folder(root), torch.from_numpy(noise(10))
+    assert positions(data.validation) == list(data.held_out)
+    assert sorted(positions(data.train, data.validation)) == list(range(6))
+    assert torch.equal(data.train.pixels, pixels[:6])
+    assert data.train.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(data.test.pixels, pixels[6:])
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet"])
+def test_a_folder_of_images_is_read_as_such_under_every_name(root: Path, name: str) -> None:
+    assert folder(root, name=name).fingerprint() == folder(root).fingerprint()
+
+
+def test_test_images_may_lie_in_val(root: Path) -> None:
+    before = folder(root).fingerprint()
+    (root / "test").rename(root / "val")
+    assert folder(root).fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (np.pad(CENTRE, ((0, 0), (0, 0), (4, 4))), CENTRE),
+        (np.pad(CENTRE, ((0, 0), (4, 4), (0, 0))), CENTRE),
+        (CENTRE[:1], CENTRE[[0, 0, 0]]),
+        *((np.full((3, *shape), 77), GREY) for shape in ((2, 2), (16, 16), (7, 5), (1, 9))),
+    ],
+    ids=["wide", "high", "one channel", "smaller", "larger", "oblong", "thin"],
+)
+def test_pictures_are_fitted_by_their_centre(
+    root: Path, picture: np.ndarray, expected: np.ndarray
+) -> None:
+    draw(picture, root / "test" / "cat" / "0.png")
+    assert folder(root).test.pixels[0].tolist() == expected.tolist()
+
+
+# Their cache
+
+
+def test_the_second_read_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = folder(root).fingerprint()
+    monkeypatch.delattr(Image, "open")
+    assert folder(root).fingerprint() == first
+
+
+def test_changed_and_new_files_are_read(root: Path) -> None:
+    folder(root)
+    path, pixels = root / "test" / "dog" / "1.png", noise(1, seed=1)[0]
+    before = path.stat().st_mtime_ns
+    draw(pixels, path)
+    os.utime(path, ns=(before + 1, before + 1))
+    assert torch.equal(folder(root).test.pixels[3], torch.from_numpy(pixels))
+    draw(pixels, path.with_name("2.png"))
+    assert folder(root).test.labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_each_size_has_a_cache_of_its_own(root: Path) -> None:
+    assert [folder(root, image_size=size).test.pixels.shape[-1] for size in (4, 2, 4)] == [4, 2, 4]
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: whole[:-1], lambda _: b"neither this nor that"])
+def test_a_corrupt_cache_is_named_and_may_be_deleted(
+    root: Path, cache: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    first = folder(root).fingerprint()
+    for file in cache.rglob("*.npy"):
+        file.write_bytes(spoil(file.read_bytes()))
+    message = complaint(root)
+    assert "corrupt; delete it" in message
+    assert any(repr(str(file)) in message for file in cache.rglob("*.npy"))
+    shutil.rmtree(cache)
+    assert folder(root).fingerprint() == first
+
+
+# The fingerprint
+
+
+def fingerprint(labels: list[int], pixels: np.ndarray, count: int | None = None) -> str:
+    split = Images.of(torch.from_numpy(pixels), torch.tensor(labels)).first(count)
+    return Data(split, split, split, ()).fingerprint()
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_every_label_and_image_changes_the_fingerprint(position: int) -> None:
+    labels, pixels = [0, 1, 2], noise(3)
+    relabelled, repainted = labels.copy(), pixels.copy()
+    relabelled[position] += 1
+    repainted[position, 0, 0, 0] ^= 1
+    known = fingerprint(labels, pixels)
+    assert known == fingerprint(labels.copy(), pixels.copy())
+    assert known != fingerprint(relabelled, pixels)
+    assert known != fingerprint(labels, repainted)
+    assert known != fingerprint(labels, pixels, count=2)
+
+
+def test_neither_place_nor_storage_changes_the_fingerprint(root: Path) -> None:
+    data, other = folder(root), folder(root.rename(root.with_name("elsewhere")))
+    dense = Data(data.train.dense(), data.validation.dense(), data.test.dense(), data.held_out)
+    assert data.fingerprint() == other.fingerprint() == dense.fingerprint()
+
+
+def test_another_split_has_another_fingerprint() -> None:
+    assert digits(seed=0).fingerprint() != digits(seed=1).fingerprint()
+
+
+# What is refused
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    return lambda root: shutil.rmtree(root.joinpath(*names))
+
+
+def keep(root: Path) -> None:
+    """Spoil nothing."""
+
+
+def empty(root: Path) -> None:
+    for path in (root / "train").rglob("*.png"):
+        path.unlink()
+
+
+def rename(root: Path) -> None:
+    (root / "test" / "cat").rename(root / "test" / "lynx")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changes", "expected"),
+    [
+        (remove(), {}, "no folder '{root}/train'; images are looked for in train/<class>/ and"),
+        (remove("train"), {}, "no folder '{root}/train'; images are looked for in train/<class>/"),
+        (remove("test"), {}, "test/<class>/ (or val/<class>/) below it: name the right folder"),
+        (empty, {}, "no images in '{root}/train'; expected train/<class>"),
+        (rename, {}, "'{root}': train and test have different classes (cat, lynx)"),
+        (keep, {"root": None}, "needs a folder; give --data DIR"),
+        (keep, {"classes": 1}, "has 2 classes, the space says 1; set data.classes=2"),
+        (keep, {"classes": 3}, "has 2 classes, the space says 3; set data.classes=2"),
+        (keep, {"validation": 6}, "data.validation=6 leaves none of the 6 training images"),
+        (keep, {"validation": 7}, "data.validation=7 leaves none of the 6 training images"),
+        (remove(), {"name": "imagenet"}, "no ImageNet in '{root}'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    root: Path, spoil: Callable[[Path], None], changes: dict[str, object], expected: str
+) -> None:
+    spoil(root)
+    assert expected.format(root=root) in complaint(root, **changes)
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: whole[: len(whole) // 2], lambda _: b""])
+def test_a_corrupt_image_is_named_and_leaves_no_cache(
+    root: Path, cache: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    path = root / "train" / "dog" / "1.png"
+    path.write_bytes(spoil(path.read_bytes()))
+    assert f"{str(path)!r}; it is corrupt" in complaint(root)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+# Torchvision's own files
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchvision read files whose checksums are not CIFAR-10's, and download nothing."""
+    dataset = _torchvision_datasets().CIFAR10
+
+    def download(self: object) -> None:
+        if not dataset._check_integrity(self):
+            raise URLError("no network")
+
+    monkeypatch.setattr(dataset, "train_list", [["data_batch_1", None], ["data_batch_2", None]])
+    monkeypatch.setattr(dataset, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": None})
+    monkeypatch.setattr(dataset, "download", download)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_torchvisions_own_files_are_read(tmp_path: Path) -> None:
+    pixels, labels = noise(30, side=32), list(range(10)) * 3
+    files = tmp_path / "cifar-10-batches-py"
+    contents: dict[str, object] = {"batches.meta": {"label_names": list("abcdefghij")}}
+    for number, name in enumerate(("data_batch_1", "data_batch_2", "test_batch")):
+        part = slice(10 * number, 10 * number + 10)
+        contents[name] = {"data": pixels[part].reshape(10, -1), "labels": labels[part]}
+    files.mkdir()
+    for name, content in contents.items():
+        (files / name).write_bytes(pickle.dumps(content))
+    data = folder(tmp_path, name="cifar10", image_size=32, classes=10)
+    assert torch.equal(data.train.pixels, torch.from_numpy(pixels[:20]))
+    assert torch.equal(data.test.pixels, torch.from_numpy(pixels[20:]))
+    assert data.train.targets.tolist() + data.test.labels.tolist() == labels
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_cifar_that_is_neither_here_nor_to_be_had_is_explained(tmp_path: Path) -> None:
+    message = complaint(tmp_path, name="cifar10", image_size=32, classes=10)
+    assert f"cifar10 is neither in {str(tmp_path)!r} nor can it be downloaded" in message
+    assert "no network" in message

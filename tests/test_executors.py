@@ -1,0 +1,96 @@
+"""Who scores the candidates, and how many at a time, changes nothing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import tiny
+
+from mbnas import data as datasets
+from mbnas.bops import bops
+from mbnas.randomness import seeded
+from mbnas.runs import RunFolder
+from mbnas.search.engines import engine
+from mbnas.search.executors import Executor
+from mbnas.search.problem import Problem
+from mbnas.search.runner import Session
+from mbnas.supernet import Supernet
+
+CPU = torch.device("cpu")
+EVALUATIONS = 10  # generations of four: the last one is cut
+Journal = list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    """An untrained supernet of digits."""
+    settings = tiny()
+    data = datasets.load(settings.data, seed=0)
+    with seeded(0):
+        supernet = Supernet(settings.table, settings.space).eval()
+    return Problem(
+        supernet,
+        calibration=data.train.first(32).dense(),
+        validation=data.validation.first(20).dense(),
+        threat=settings.threat,
+        seed=0,
+    )
+
+
+def journal(problem: Problem, executor: Executor, path: Path) -> Journal:
+    """What a search writes, the timings aside."""
+    folder = RunFolder(path)
+    session = Session(
+        engine(tiny().search, problem.space, lambda _: True, seed=0),
+        problem.space.layers,
+        EVALUATIONS,
+        journal=folder.trials,
+        early=folder.early_trials,
+    )
+    executor.run(problem, session, CPU)
+    assert not folder.early_trials.path.exists()
+    return [{**record, "seconds": None} for record in folder.trials.read()]
+
+
+@pytest.fixture(scope="module")
+def reference(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Journal:
+    return journal(problem, Executor("inprocess", 1), tmp_path_factory.mktemp("reference"))
+
+
+def test_one_worker_scores_every_candidate_once(problem: Problem, reference: Journal) -> None:
+    assert len({record["assignment"] for record in reference}) == len(reference) == EVALUATIONS
+    for record, assignment in zip(reference, problem.space.uniforms, strict=False):
+        assert record["assignment"] == str(assignment)
+        assert record["bops"] == bops(tiny().table, assignment)
+
+
+@pytest.mark.parametrize(
+    "executor", [Executor("inprocess", 2), Executor("inprocess", 7), Executor("ray", 2)], ids=str
+)
+def test_the_journal_is_the_same_whoever_scores(
+    problem: Problem, reference: Journal, executor: Executor, tmp_path: Path
+) -> None:
+    threads = torch.get_num_threads()
+    assert journal(problem, executor, tmp_path) == reference
+    assert torch.get_num_threads() == threads
+
+
+def test_a_failing_candidate_ends_the_search_instead_of_being_skipped(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Problem, "score", broken)
+    with pytest.raises(ZeroDivisionError):
+        journal(problem, Executor("inprocess", 2), tmp_path)
+    assert RunFolder(tmp_path).trials.read() == []
+
+
+def test_a_finished_search_starts_nobody(
+    problem: Problem, reference: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert journal(problem, Executor("inprocess", 1), tmp_path) == reference
+    monkeypatch.setattr(Problem, "to", None)
+    for kind in ("ray", "inprocess"):
+        assert journal(problem, Executor(kind, 2), tmp_path) == reference

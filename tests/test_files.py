@@ -1,0 +1,60 @@
+"""A file is written as a whole or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbnas.files import write_atomically, write_json, write_text
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=5), PLAIN, max_size=3)
+
+
+def halfway(temporary: Path) -> None:
+    temporary.write_text("ne")
+    raise KeyboardInterrupt
+
+
+def test_a_failure_midway_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, halfway)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_midway_leaves_no_new_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", halfway)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_content_is_there_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+
+    write_atomically(path, write)
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_shorter_text_replaces_the_whole_of_a_longer_one(tmp_path: Path) -> None:
+    for text in ("something long", "short"):
+        write_text(tmp_path / "file", text)
+    assert (tmp_path / "file").read_text() == "short"
+
+
+@given(value=JSON)
+@settings(max_examples=30)
+def test_json_reads_back(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, value)
+    assert json.loads(path.read_text()) == value

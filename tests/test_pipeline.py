@@ -1,0 +1,303 @@
+"""What must hold of a whole run, whatever it finds."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from helpers import tiny
+from torch import Tensor
+
+from mbnas import config, pipeline
+from mbnas import data as datasets
+from mbnas.assignment import Assignment
+from mbnas.checkpoints import load_network, load_supernet
+from mbnas.config import Surrogate
+from mbnas.data import Data
+from mbnas.errors import BudgetError, DataError, SettingsError
+from mbnas.images import Images
+from mbnas.pipeline import Outcome
+from mbnas.report import COLUMNS
+from mbnas.runs import RunFolder, read_json
+from mbnas.search.executors import Executor
+from mbnas.search.problem import Problem, Trial
+
+BUDGET = 110_000  # 2x2 everywhere is beyond it
+SETTINGS = tiny(f"search.budget={BUDGET}")
+INPROCESS = Executor("inprocess", 2)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return pipeline.run_search(SETTINGS, tmp_path_factory.mktemp("search") / "run", INPROCESS)
+
+
+@pytest.fixture
+def copied(outcome: Outcome, tmp_path: Path) -> RunFolder:
+    """The finished run, to be changed."""
+    return RunFolder(shutil.copytree(outcome.folder.path, tmp_path / "copy"))
+
+
+def journal(folder: RunFolder) -> list[dict[str, object]]:
+    return [{**record, "seconds": None} for record in folder.trials.read()]
+
+
+def contents(folder: RunFolder) -> dict[str, bytes]:
+    """Every file that time does not decide; the picture draws a random name for its frame."""
+    return {
+        str(path.relative_to(folder.path)): path.read_bytes()
+        for path in sorted(folder.path.rglob("*"))
+        if path.is_file() and path.name not in ("trials.jsonl", "pareto.html")
+    }
+
+
+def cost(assignment: Assignment) -> int:
+    """BOPS of ResNet-8 of width 2 on 8x8 pixels, by hand."""
+    macs = [
+        *(8 * 8 * 9 * 2 * 2, 8 * 8 * 9 * 2 * 2),
+        *(4 * 4 * 9 * 2 * 4, 4 * 4 * 9 * 4 * 4),
+        *(2 * 2 * 9 * 4 * 8, 2 * 2 * 9 * 8 * 8),
+    ]
+    stem, classifier = 8 * 8 * 9 * 1 * 2, 8 * 10
+    layers = zip(macs, assignment, strict=True)
+    return 64 * (stem + classifier) + sum(each * m * n for each, (m, n) in layers)
+
+
+def dominates(one: Trial, other: Trial) -> bool:
+    pairs = [
+        (one.natural, other.natural),
+        (one.pgd20, other.pgd20),
+        (other.bops, one.bops),
+    ]
+    return all(mine >= yours for mine, yours in pairs) and any(
+        mine > yours for mine, yours in pairs
+    )
+
+
+def test_the_run_folder_holds_what_the_readme_lists_and_nothing_else(outcome: Outcome) -> None:
+    path = outcome.folder.path
+    assert {each.name for each in path.iterdir()} == {
+        *("settings.yaml", "manifest.json", "split.json", "supernet.safetensors"),
+        *("trials.jsonl", "rescored.jsonl", "pareto.csv", "pareto.json", "pareto.html"),
+        "candidates",
+    }
+    assert {each.name for each in (path / "candidates").iterdir()} == {
+        metrics["id"] for metrics in outcome.retrained
+    }
+    for folder in (path / "candidates").iterdir():
+        assert {each.name for each in folder.iterdir()} == {
+            *("network.safetensors", "assignment.txt", "metrics.json"),
+        }
+
+
+def test_settings_manifest_and_split_are_those_of_the_run(outcome: Outcome) -> None:
+    folder, data = outcome.folder, datasets.load(SETTINGS.data, SETTINGS.seed)
+    assert config.load(folder.settings_file) == SETTINGS
+    assert read_json(folder.manifest_file)["data"]["fingerprint"] == data.fingerprint()
+    assert read_json(folder.split_file)["validation"] == list(data.held_out)
+
+
+def test_the_journal_holds_as_many_different_candidates_as_were_ordered(outcome: Outcome) -> None:
+    records = outcome.folder.trials.read()
+    assert [trial.record() for trial in outcome.trials] == records
+    assert len({record["assignment"] for record in records}) == SETTINGS.search.evaluations
+    assert len(records) == SETTINGS.search.evaluations
+
+
+def test_costs_are_right_and_within_the_budget(outcome: Outcome) -> None:
+    for trial in outcome.trials:
+        assert trial.bops == cost(trial.assignment) <= BUDGET
+
+
+def test_all_uniform_networks_within_the_budget_are_evaluated(outcome: Outcome) -> None:
+    uniforms = {each for each in SETTINGS.space.uniforms if cost(each) <= BUDGET}
+    assert {str(each.layers[0]) for each in uniforms} == {"1x1", "1x2", "2x1"}
+    assert uniforms <= {trial.assignment for trial in outcome.trials}
+
+
+def test_no_candidate_is_better_under_attack_than_without(outcome: Outcome) -> None:
+    for trial in outcome.trials:
+        assert 0 <= trial.pgd20 <= trial.natural <= 1
+    for metrics in outcome.retrained:
+        assert 0 <= metrics["test"]["attacks"]["ste_any"]["mean"] <= 1
+        assert metrics["test"]["pgd20"] == metrics["test"]["attacks"]["tanh_any"]
+
+
+def test_a_score_can_be_computed_again_from_what_is_on_disk(outcome: Outcome) -> None:
+    data = datasets.load(SETTINGS.data, SETTINGS.seed)
+    problem = Problem(
+        load_supernet(outcome.folder.supernet_file),
+        calibration=data.train.first(SETTINGS.search.recalibration_images),
+        validation=data.validation.first(SETTINGS.search.images),
+        threat=SETTINGS.threat,
+        seed=SETTINGS.seed,
+    )
+    for trial in outcome.trials[::4]:
+        assert replace(problem.score(trial.assignment), seconds=trial.seconds) == trial
+
+
+def test_the_reported_set_is_exactly_the_non_dominated_one(outcome: Outcome) -> None:
+    best = [
+        trial
+        for trial in outcome.trials
+        if not any(dominates(other, trial) for other in outcome.trials)
+    ]
+    assert set(outcome.front) == set(best)
+    assert [each.bops for each in outcome.front] == sorted(each.bops for each in best)
+
+
+def test_both_tables_hold_the_reported_set(outcome: Outcome) -> None:
+    rows = read_json(outcome.folder.pareto_file)
+    assert rows == [trial.row() for trial in outcome.front]
+    assert all(list(row) == COLUMNS for row in rows)
+    assert COLUMNS == ["id", "assignment", "bops", "natural", "pgd20", "loss"]
+    table = pd.read_csv(outcome.folder.pareto_file.with_suffix(".csv"), dtype={"id": str})
+    assert table.to_dict("records") == rows
+
+
+def test_the_picture_names_every_member_and_opens_offline(outcome: Outcome) -> None:
+    page = outcome.folder.pareto_file.with_suffix(".html").read_text()
+    assert all(trial.id in page for trial in outcome.front)
+    assert "<script src=" not in page
+
+
+def test_every_member_is_attacked_through_both_surrogates(outcome: Outcome) -> None:
+    records = outcome.folder.rescored.read()
+    assert [record["id"] for record in records] == [trial.id for trial in outcome.front]
+    for record, trial in zip(records, outcome.front, strict=True):
+        for surrogate in Surrogate:
+            at_every = record[f"pgd20_{surrogate}_any"]
+            assert at_every <= min(trial.natural, record[f"pgd20_{surrogate}_last"])
+
+
+def test_the_knee_is_retrained_and_kept(outcome: Outcome) -> None:
+    (metrics,) = outcome.retrained
+    assert metrics["id"] in {trial.id for trial in outcome.front}
+    folder = outcome.folder.candidate(metrics["id"])
+    assert read_json(folder / "metrics.json") == metrics
+    _, assignment, settings = load_network(folder)
+    assert (folder / "assignment.txt").read_text() == f"{assignment}\n"
+    assert (str(assignment), assignment.id) == (metrics["assignment"], metrics["id"])
+    assert metrics["bops"] == cost(assignment)
+    assert settings == SETTINGS
+
+
+def test_a_checkpoint_scores_what_the_run_says(outcome: Outcome) -> None:
+    (metrics,) = outcome.retrained
+    folder = outcome.folder.candidate(metrics["id"])
+    for path in (folder, folder / "network.safetensors"):
+        measured = json.loads(json.dumps(pipeline.evaluate_checkpoint(path)))
+        assert measured == {key: metrics[key] for key in measured}
+        assert measured["test"]["images"] == 1797 // 5
+
+
+def test_other_test_images_change_nothing_but_the_test(
+    outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    class Sealed(Images):
+        def gather(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
+            assert list(out.glob("candidates/*/network.safetensors")), "retraining is not finished"
+            return super().gather(indices)
+
+    def doctored(settings: config.DataSettings, seed: int) -> Data:
+        data = load(settings, seed)
+        blank = torch.zeros_like(data.test.dense().pixels)
+        return replace(data, test=Sealed.of(blank, data.test.labels))
+
+    load: Callable[[config.DataSettings, int], Data] = datasets.load
+    monkeypatch.setattr(datasets, "load", doctored)
+    other = pipeline.run_search(SETTINGS, out, INPROCESS)
+
+    assert journal(other.folder) == journal(outcome.folder)
+    mine, yours = contents(outcome.folder), contents(other.folder)
+    assert mine.keys() == yours.keys()
+    (metrics,) = outcome.retrained
+    assert {name for name, content in mine.items() if content != yours[name]} == {
+        "manifest.json",
+        f"candidates/{metrics['id']}/metrics.json",
+    }
+    assert [each["training"] for each in other.retrained] == [metrics["training"]]
+
+
+def test_resuming_a_finished_run_computes_and_changes_nothing(
+    outcome: Outcome, copied: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner, name in ((Problem, "score"), (pipeline, "fit"), (pipeline, "retrain")):
+        monkeypatch.setattr(owner, name, None)
+    again = pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
+    assert contents(copied) == contents(outcome.folder)
+    assert copied.trials.read() == outcome.folder.trials.read()
+    assert [trial.id for trial in again.front] == [trial.id for trial in outcome.front]
+    assert again.retrained == outcome.retrained
+
+
+def test_any_candidate_can_be_retrained_by_its_id(outcome: Outcome, copied: RunFolder) -> None:
+    (metrics,) = outcome.retrained
+    other = next(trial for trial in outcome.trials if trial.id != metrics["id"])
+    found = pipeline.retrain_candidate(copied.path, other.id, SETTINGS)
+    assert (found["id"], found["bops"]) == (other.id, cost(other.assignment))
+    assert read_json(copied.candidate(other.id) / "metrics.json") == found
+    kept = contents(outcome.folder)
+    assert {name: contents(copied)[name] for name in kept} == kept
+
+
+def test_retraining_anew_gives_the_same_network(outcome: Outcome, copied: RunFolder) -> None:
+    (metrics,) = outcome.retrained
+    shutil.rmtree(copied.path / "candidates")
+    assert pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS) == metrics
+    assert contents(copied) == contents(outcome.folder)
+
+
+def test_a_retrained_network_is_not_passed_off_as_one_of_other_settings(
+    outcome: Outcome, copied: RunFolder
+) -> None:
+    (metrics,) = outcome.retrained
+    assert pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS) == metrics
+    scratch = tiny(f"search.budget={BUDGET}", "retraining.start=scratch")
+    with pytest.raises(SettingsError, match=r"retraining\.start: supernet -> scratch"):
+        pipeline.retrain_candidate(copied.path, metrics["id"], scratch)
+    shutil.rmtree(copied.candidate(metrics["id"]))
+    assert pipeline.retrain_candidate(copied.path, metrics["id"], scratch)["start"] == "scratch"
+
+
+def test_fewer_evaluations_than_uniform_networks_still_cover_them(tmp_path: Path) -> None:
+    settings = tiny("search.budget=1e9", "search.evaluations=1", "retraining.candidates=0")
+    found = pipeline.run_search(settings, tmp_path / "run", Executor("inprocess"))
+    assert [trial.assignment for trial in found.trials] == list(settings.space.uniforms)
+    assert found.retrained == ()
+    assert not (found.folder.path / "candidates").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ((), SettingsError, f"no budget; give --budget BOPS, at least {64 * 1232 + 11520}"),
+        (("search.budget=90367",), BudgetError, "give at least --budget 90368"),
+        (("search.budget=1e9", "data.validation=2000"), DataError, "leaves none"),
+    ],
+)
+def test_what_cannot_be_run_leaves_no_folder(
+    tmp_path: Path, overrides: tuple[str, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        pipeline.run_search(tiny(*overrides), tmp_path / "run", INPROCESS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_evaluated_candidates_of_a_run_can_be_retrained(
+    copied: RunFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"no candidate '0123' among 12; .*pareto\.csv"):
+        pipeline.retrain_candidate(copied.path, "0123", SETTINGS)
+    with pytest.raises(DataError, match="is no run folder"):
+        pipeline.retrain_candidate(tmp_path, "0123", SETTINGS)
+    identity = copied.trials.read()[-1]["id"]
+    copied.supernet_file.unlink()
+    with pytest.raises(DataError, match="no trained supernet; finish it with --resume"):
+        pipeline.retrain_candidate(copied.path, identity, SETTINGS)

@@ -1,0 +1,194 @@
+"""A run that was killed or interrupted at any moment ends as if it had never been."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from helpers import DIGITS, TINY
+
+from mbnas import cli
+from mbnas.runs import RunFolder
+
+SPACE = [
+    *("--space", str(DIGITS), "--budget", "110000"),
+    *(word for each in TINY for word in ("--set", each)),
+]
+INPROCESS = ["--executor", "inprocess", "--workers", "2"]
+# The first command runs in this process, the others in children of it that find all loaded. A child
+# gets a signal just before its so many-th operation on a file of the run folder; 0 means never.
+LIVES = """
+import json, os, sys, torch, traceback
+from mbnas import cli
+torch.set_num_threads(1)
+
+def live(folder, operation, signal, command):
+    def count(event, arguments):
+        nonlocal operation
+        if event in ("open", "os.mkdir", "os.remove", "os.rename") and folder in str(arguments[0]):
+            operation -= 1
+            if operation == 0:
+                os.kill(os.getpid(), signal)
+    os.dup2(os.open(f"{folder}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if operation:
+        sys.addaudithook(count)
+    sys.argv = ["mbnas", *command]
+    cli.main()
+
+first, *others = json.loads(sys.argv[1])
+output = os.dup(1)
+live(*first)
+os.dup2(output, 1)
+print(0, flush=True)
+for life in others:
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    code = 1
+    try:
+        live(*life)
+        code = 0
+    except SystemExit as exit:
+        code = exit.code
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
+"""
+# A run makes 74 operations: the supernet is there from 19 on, the search ends at 37, re-scoring at
+# 49, retraining at 65.
+STORIES: dict[str, list[tuple[int, signal.Signals]]] = {
+    "uninterrupted": [],
+    **{
+        f"killed before operation {moment}": [(moment, signal.SIGKILL)]
+        for moment in (12, 20, 24, 36, 49, 60, 65)
+    },
+    "killed again and again": [(each, signal.SIGKILL) for each in (8, 5, 9, 6, 15, 6)],
+    **{f"interrupted before operation {moment}": [(moment, signal.SIGINT)] for moment in (14, 30)},
+}
+every_story = pytest.mark.parametrize("name", STORIES)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A run that was started, hit by the signals of its story, and resumed to the end."""
+
+    folder: Path
+    codes: list[int]
+
+    @cached_property
+    def found(self) -> dict[str, object]:
+        """What the run came to, timings aside."""
+        run = RunFolder(self.folder)
+        return {
+            **{
+                str(path.relative_to(self.folder)): path.read_bytes()
+                for path in self.folder.rglob("*")
+                if path.suffix in (".csv", ".json", ".safetensors", ".txt", ".yaml")
+            },
+            "trials.jsonl": [{**record, "seconds": None} for record in run.trials.read()],
+            "rescored.jsonl": run.rescored.read(),
+        }
+
+    @property
+    def stderr(self) -> str:
+        return Path(f"{self.folder}.stderr").read_text()
+
+
+@pytest.fixture(scope="module")
+def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ending]:
+    """All stories, told by a single process."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = {name: folder / f"run {number}" for number, name in enumerate(STORIES)}
+    lives = [
+        (str(runs[name]), operation, number, command(runs[name], life > 0))
+        for name, signals in STORIES.items()
+        for life, (operation, number) in enumerate([*signals, (0, 0)])
+    ]
+    told = subprocess.run(
+        [sys.executable, "-c", LIVES, json.dumps(lives)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    codes = map(int, told.stdout.split())
+    return {
+        name: Ending(runs[name], list(islice(codes, len(signals) + 1)))
+        for name, signals in STORIES.items()
+    }
+
+
+def command(folder: Path, again: bool) -> list[str]:
+    where = ["--resume" if again else "--out", str(folder)]
+    return ["search", *([] if again else SPACE), *where, *INPROCESS]
+
+
+@every_story
+def test_a_run_ends_as_if_it_had_never_been_stopped(endings: dict[str, Ending], name: str) -> None:
+    ending = endings[name]
+    expected = {signal.SIGKILL: -9, signal.SIGINT: 130}
+    assert "Traceback" not in ending.stderr
+    assert ending.codes == [*(expected[number] for _, number in STORIES[name]), 0]
+    assert ending.found == endings["uninterrupted"].found
+    assert len(ending.found) == 11
+
+
+@pytest.mark.parametrize("name", [each for each in STORIES if each.startswith("interrupted")])
+def test_an_interrupted_run_tells_how_to_go_on(endings: dict[str, Ending], name: str) -> None:
+    lines = endings[name].stderr.splitlines()
+    (told,) = (line for line in lines if line.startswith("mbnas:"))
+    message, _, advice = told.partition(" with: ")
+    assert message == "mbnas: interrupted; go on"
+    assert shlex.split(advice) == ["mbnas", "search", "--resume", str(endings[name].folder)]
+
+
+def run(*arguments: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mbnas", *arguments])
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (("--seed", "1"), "seed: 0 -> 1"),
+        (("--budget", "1e6"), "search.budget: 110000.0 -> 1000000.0"),
+        (("--evaluations", "13"), "search.evaluations: 12 -> 13"),
+        (("--retrain", "2"), "retraining.candidates: 1 -> 2"),
+        (("--set", "threat.steps=3"), "threat.steps: 2 -> 3"),
+        (("--space", str(DIGITS)), "backbone.width: 2 -> 16"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings(
+    endings: dict[str, Ending],
+    capsys: pytest.CaptureFixture[str],
+    changes: tuple[str, ...],
+    named: str,
+) -> None:
+    folder = endings["uninterrupted"].folder
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as end:
+        run("search", "--resume", str(folder), *INPROCESS, *changes)
+    output = capsys.readouterr()
+    assert end.value.code == 2
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert named in output.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_goes_on_when_its_settings_are_said_again(
+    endings: dict[str, Ending], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = endings["uninterrupted"].folder
+    before = endings["uninterrupted"].found
+    run("search", *SPACE, "--seed", "0", "--resume", str(folder), *INPROCESS, "--json")
+    assert json.loads(capsys.readouterr().out)["run"] == str(folder)
+    assert Ending(folder, []).found == before

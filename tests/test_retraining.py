@@ -1,0 +1,156 @@
+"""Retraining: where it starts, what it leaves behind, and that test images decide nothing."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import noise, same, scrambled, tiny
+
+from mbnas import evaluation, retraining
+from mbnas.assignment import Assignment
+from mbnas.bops import bops
+from mbnas.checkpoints import NETWORK_FILE, load_network
+from mbnas.data import Data
+from mbnas.networks import Network, freeze
+from mbnas.retraining import retrain
+from mbnas.runs import read_json
+from mbnas.supernet import Supernet, extract
+from mbnas.training import Epoch
+
+CPU = torch.device("cpu")
+SETTINGS = tiny("retraining.epochs=3")
+TABLE, SPACE = SETTINGS.table, SETTINGS.space
+MIXED = Assignment.parse("2x1,1x2,1x1,2x2,1x1,2x1", SPACE.layers)
+DATA = Data(*(noise(40, TABLE.image, TABLE.classes, seed) for seed in range(3)), held_out=())
+
+
+def supernet() -> Supernet:
+    return scrambled(lambda: Supernet(TABLE, SPACE))
+
+
+def from_supernet(folder: Path, data: Data = DATA) -> dict[str, object]:
+    return retrain(SETTINGS, MIXED, data, folder, supernet=supernet(), device=CPU)
+
+
+def from_scratch(folder: Path, seed: int = 0) -> dict[str, object]:
+    settings = SETTINGS.model_copy(update={"seed": seed})
+    return retrain(settings, MIXED, DATA, folder, supernet=None, device=CPU)
+
+
+Retrain = Callable[[Path], dict[str, object]]
+both_starts = pytest.mark.parametrize("start", [from_supernet, from_scratch])
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / NETWORK_FILE).read_bytes()
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save what training would have started from."""
+
+    def fit(network: Network, *_: object, checkpoint: Path, **__: object) -> tuple[Epoch, ...]:
+        checkpoint.touch()
+        return ()
+
+    monkeypatch.setattr(retraining, "fit", fit)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_it_starts_from_the_supernets_weights_bit_for_bit(tmp_path: Path) -> None:
+    from_supernet(tmp_path)
+    assert same(load_network(tmp_path)[0], extract(supernet(), MIXED))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_from_scratch_it_starts_from_the_seed_and_the_statistics_of_the_images(
+    tmp_path: Path,
+) -> None:
+    started = {}
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        from_scratch(tmp_path / name, seed)
+        torch.rand(1)  # torch's own numbers have no say
+        started[name] = load_network(tmp_path / name)[0]
+    assert same(started["one"], started["again"])
+    assert not torch.equal(started["one"].stem.weight, started["other"].stem.weight)
+    mean, std = DATA.statistics()
+    assert torch.equal(started["one"].mean.flatten(), mean)
+    assert torch.equal(started["one"].std.flatten(), std)
+
+
+def test_the_supernet_is_left_alone(tmp_path: Path) -> None:
+    start = supernet()
+    retrain(SETTINGS, MIXED, DATA, tmp_path, supernet=start, device=CPU)
+    assert same(start, supernet())
+    assert not same(load_network(tmp_path)[0], extract(start, MIXED))
+
+
+@both_starts
+def test_the_folder_holds_the_network_that_was_measured(tmp_path: Path, start: Retrain) -> None:
+    metrics = start(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {NETWORK_FILE, "assignment.txt", "metrics.json"}
+    assert read_json(tmp_path / "metrics.json") == metrics
+    network, assignment, settings = load_network(tmp_path)
+    text = (tmp_path / "assignment.txt").read_text()
+    assert (assignment, settings) == (MIXED, SETTINGS)
+    assert Assignment.parse(text.strip(), SPACE.layers) == MIXED
+    scores = evaluation.test(freeze(network), DATA.test, SETTINGS, SETTINGS.seed)
+    assert metrics["test"] == asdict(scores)
+    assert metrics["id"] == MIXED.id
+    assert metrics["assignment"] == str(MIXED)
+    assert metrics["bops"] == bops(TABLE, MIXED)
+    assert metrics["start"] == start.__name__.removeprefix("from_")
+    assert [epoch["number"] for epoch in metrics["training"]] == [1, 2, 3]
+
+
+def test_the_test_images_decide_nothing(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    first = from_supernet(one)
+    second = from_supernet(other, replace(DATA, test=DATA.test.first(7)))
+    assert first["test"] != second["test"]
+    assert first["training"] == second["training"]
+    assert weights(one) == weights(other)
+
+
+@both_starts
+@pytest.mark.parametrize(
+    ("step", "call"), [("measure", 1), ("measure", 3), ("save_network", 1), ("test", 1)]
+)
+def test_wherever_it_stops_it_goes_on_as_if_it_had_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Retrain, step: str, call: int
+) -> None:
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    metrics = start(undisturbed)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt(patched, step, call)
+        start(stopped)
+    assert not (stopped / "metrics.json").exists()
+    assert start(stopped) == metrics
+    assert weights(stopped) == weights(undisturbed)
+
+
+def interrupt(patch: pytest.MonkeyPatch, step: str, call: int) -> None:
+    """Let a step of retraining break off when it is called for the ``call``-th time."""
+    original, calls = getattr(retraining, step), iter(range(1, call))
+
+    def interrupted(*args: object) -> object:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    patch.setattr(retraining, step, interrupted)
+
+
+def test_what_the_other_start_left_unfinished_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    metrics = from_scratch(undisturbed)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt(patched, "measure", 3)
+        from_supernet(stopped)
+    assert from_scratch(stopped) == metrics
+    assert weights(stopped) == weights(undisturbed)

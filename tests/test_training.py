@@ -1,0 +1,457 @@
+"""Training: its schedule and samples, what one batch does, and a loop that may stop anywhere."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import noise, same, scrambled
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from mbnas import backbones
+from mbnas.assignment import Assignment, Space
+from mbnas.attacks import fgsm
+from mbnas.config import DataSettings, Precision, Recipe, SupernetRecipe, Surrogate, Threat
+from mbnas.errors import DataError, SettingsError
+from mbnas.evaluation import Scores
+from mbnas.networks import Network, multibit
+from mbnas.randomness import derive, generator
+from mbnas.supernet import Supernet
+from mbnas.training import (
+    Accumulate,
+    Epoch,
+    Objective,
+    fair_assignments,
+    fit,
+    network_objective,
+    supernet_objective,
+    triangular,
+    without_gradients,
+)
+
+TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
+SPACE = Space((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), len(TABLE.searchable))
+MIXED = Assignment.parse("2x1,1x2,3x1,1x1,2x2,1x3", SPACE.layers)
+IMAGES = noise(16, TABLE.image, TABLE.classes)
+X, Y = IMAGES.gather(slice(None))
+THREAT = Threat(eps=0.1, step=0.02)
+NATURAL = SupernetRecipe(epochs=4, batch_size=8, learning_rate=0.01, sampled=2)
+FASTAT = NATURAL.model_copy(update={"fastat_step": 0.125})
+SEED = 5
+Passes = list[tuple[Tensor, tuple[object, ...]]]
+
+
+def network() -> Network:
+    return scrambled(lambda: multibit(TABLE, MIXED))
+
+
+def supernet() -> Supernet:
+    return scrambled(lambda: Supernet(TABLE, SPACE))
+
+
+def sampled(count: int, epoch: int = 1) -> list[Assignment]:
+    """The first fair-sampled sub-networks of an epoch."""
+    return list(islice(fair_assignments(SPACE, derive(SEED, "fair", epoch)), count))
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    found = ((name, parameter.grad) for name, parameter in module.named_parameters())
+    return {name: gradient for name, gradient in found if gradient is not None}
+
+
+# The schedule
+
+
+@given(progress=st.floats(0, 1), peak=st.floats(1e-4, 1), warmup=st.floats(0.01, 0.99))
+def test_the_learning_rate_is_a_triangle(progress: float, peak: float, warmup: float) -> None:
+    expected = np.interp(progress, [0, warmup, 1], [0, peak, 0])
+    assert triangular(progress, peak, warmup) == pytest.approx(expected, abs=1e-12)
+
+
+@given(progress=st.floats(0, 1), peak=st.floats(1e-4, 1))
+def test_without_warmup_the_learning_rate_only_falls(progress: float, peak: float) -> None:
+    assert triangular(progress, peak, 0) == peak * (1 - progress)
+
+
+# Fair samples
+
+CHOICES = st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True).map(tuple)
+
+
+@given(space=st.builds(Space, CHOICES, CHOICES, st.integers(1, 4)), seed=st.integers(0, 2**32))
+def test_every_full_deck_holds_each_choice_once(space: Space, seed: int) -> None:
+    drawn = list(islice(fair_assignments(space, seed), 12))
+    assert drawn == list(islice(fair_assignments(space, seed), 12))
+    for values, choices in zip(
+        zip(*map(space.encode, drawn), strict=True), space.variables, strict=True
+    ):
+        for start in range(0, 12, len(choices)):
+            deck = values[start : start + len(choices)]
+            assert sorted(deck) == list(range(len(choices)))
+
+
+def test_the_decks_of_different_variables_are_shuffled_apart() -> None:
+    space = Space((1, 2), (1, 2), 2)
+    assert len(set(islice(fair_assignments(space, 0), 400))) == space.size
+
+
+# One batch
+
+
+def test_without_gradients_restores_what_it_found_even_after_a_failure() -> None:
+    module = network()
+    module.stem.weight.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in module.parameters()]
+    with pytest.raises(KeyboardInterrupt), without_gradients(module):
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+        raise KeyboardInterrupt
+    assert [parameter.requires_grad for parameter in module.parameters()] == before
+
+
+def attack(model: Callable[[Tensor], Tensor], threat: Threat, rng: torch.Generator) -> Tensor:
+    assert FASTAT.fastat_step is not None
+    return fgsm(model, X, Y, eps=threat.eps, step=FASTAT.fastat_step, generator=rng)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
+    """Images and other arguments of every forward pass."""
+    seen: Passes = []
+    for kind in (Network, Supernet):
+
+        def forward(
+            self: nn.Module,
+            x: Tensor,
+            *others: object,
+            original: Callable[..., Tensor] = kind.forward,
+        ) -> Tensor:
+            seen.append((x.detach(), others))
+            return original(self, x, *others)
+
+        monkeypatch.setattr(kind, "forward", forward)
+    return seen
+
+
+def test_a_natural_recipe_makes_no_attack(passes: Passes) -> None:
+    rng = generator(0)
+    network_objective(network(), THREAT, NATURAL)(1)(X, Y, rng)
+    supernet_objective(supernet(), THREAT, NATURAL, SEED)(1)(X, Y, rng)
+    assert [others for _, others in passes] == [
+        (),
+        *((each,) for each in (SPACE.largest, SPACE.smallest, *sampled(2))),
+    ]
+    assert all(torch.equal(x, X) for x, _ in passes)
+    assert torch.equal(rng.get_state(), generator(0).get_state())
+
+
+@pytest.mark.parametrize("surrogate", list(Surrogate))
+@pytest.mark.parametrize("eps", [0.01, 0.1, 0.5])
+def test_a_network_learns_from_fastat_perturbations_made_on_itself(
+    surrogate: Surrogate, eps: float, passes: Passes
+) -> None:
+    threat, one, other = Threat(eps=eps, step=0.1, surrogate=surrogate), network(), network()
+    loss = network_objective(one, threat, FASTAT)(1)(X, Y, generator(0))
+    perturbed = passes[-1][0]
+    assert 0 < (perturbed - X).abs().max() <= eps + 1e-6
+    assert torch.equal(perturbed, perturbed.clamp(0, 1))
+    other.requires_grad_(False)
+    expected = attack(lambda z: other(z, surrogate), threat, generator(0))
+    assert torch.equal(perturbed, expected)
+    other.requires_grad_(True)
+    alone = F.cross_entropy(other(expected), Y)
+    torch.autograd.backward(alone)
+    assert torch.equal(loss, alone.detach())
+    assert gradients(one).keys() == gradients(other).keys()
+    for name, gradient in gradients(one).items():  # the attack has left none behind
+        assert torch.equal(gradient, gradients(other)[name])
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_every_sub_network_learns_from_perturbations_made_on_itself_in_float32(
+    precision: Precision, passes: Passes
+) -> None:
+    module, rng = supernet(), generator(0)
+    recipe = FASTAT.model_copy(update={"precision": precision})
+    supernet_objective(module, THREAT, recipe, SEED)(1)(X, Y, generator(0))
+    trained = [(x, *others) for x, others in passes if len(others) == 1]
+    assert [each for _, each in trained] == [SPACE.largest, SPACE.smallest, *sampled(2)]
+    for perturbed, each in trained:
+        expected = attack(lambda z, each=each: module(z, each, THREAT.surrogate), THREAT, rng)
+        assert torch.equal(perturbed, expected)
+        assert 0 < (perturbed - X).abs().max() <= THREAT.eps + 1e-6
+
+
+def test_small_sub_networks_learn_the_logits_of_the_largest() -> None:
+    one, other = supernet(), supernet()
+    loss = supernet_objective(one, THREAT, NATURAL, SEED)(1)(X, Y, generator(0))
+    logits = other(X, SPACE.largest)
+    teacher = logits.detach().softmax(1)
+    labels = F.cross_entropy(logits, Y)
+    distilled = [
+        -(teacher * other(X, each).log_softmax(1)).sum(1).mean()
+        for each in (SPACE.smallest, *sampled(2))
+    ]
+    torch.autograd.backward(labels + sum(distilled))
+    assert torch.equal(loss, labels.detach())
+    assert gradients(one).keys() == gradients(other).keys()
+    for name, gradient in gradients(one).items():
+        torch.testing.assert_close(gradient, gradients(other)[name], rtol=1e-4, atol=1e-5)
+
+
+def private(assignments: Iterable[Assignment]) -> set[str]:
+    """The quantizers these sub-networks use."""
+    return {
+        f"convolutions.{row.name}.{kind}.{getattr(bases, kind)}"
+        for assignment in assignments
+        for row, bases in zip(TABLE.searchable, assignment, strict=True)
+        for kind in ("weights", "activations")
+    }
+
+
+@pytest.mark.parametrize("recipe", [NATURAL, FASTAT], ids=["natural", "FastAT"])
+@pytest.mark.parametrize(("count", "batches"), [(0, 1), (1, 1), (2, 1), (1, 2)])
+def test_only_sub_networks_of_the_sandwich_have_gradients_on_their_private_scalars(
+    recipe: SupernetRecipe, count: int, batches: int
+) -> None:
+    module = supernet()
+    recipe = recipe.model_copy(update={"sampled": count})
+    accumulate = supernet_objective(module, THREAT, recipe, SEED)(1)
+    for _ in range(batches):
+        accumulate(X, Y, generator(0))
+    sandwich = (SPACE.largest, SPACE.smallest, *sampled(count * batches))
+    assert gradients(module).keys() == {
+        name
+        for name, _ in module.named_parameters()
+        if name.rpartition(".")[0] not in private(SPACE.uniforms) - private(sandwich)
+    }
+
+
+# The loop
+
+
+@dataclass
+class Script:
+    """A training that scores as told, and breaks off before the batch of the epoch it is told.
+
+    A batch behind the last of an epoch is its guard.
+    """
+
+    objective: Objective
+    scores: Sequence[tuple[float, float]] = ((0.2, 0.1), (0.6, 0.4), (0.7, 0.1), (0.5, 0.3))
+    stop: tuple[int, int] | None = None
+    observe: Callable[[], None] = lambda: None
+    epoch: int = 0
+    batch: int = 0
+
+    def __call__(self, epoch: int) -> Accumulate:
+        accumulate = self.objective(epoch)
+        self.epoch, self.batch = epoch, 0
+
+        def batch(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+            self._next()
+            return accumulate(x, y, rng)
+
+        return batch
+
+    def guard(self) -> Scores:
+        self._next()
+        self.observe()
+        natural, robust = self.scores[self.epoch - 1]
+        return Scores(natural, robust, None)
+
+    def _next(self) -> None:
+        if (self.epoch, self.batch) == self.stop:
+            raise KeyboardInterrupt
+        self.batch += 1
+
+
+def run(
+    module: nn.Module, script: Script, checkpoint: Path, recipe: Recipe = FASTAT
+) -> tuple[Epoch, ...]:
+    return fit(
+        module,
+        script,
+        guard=script.guard,
+        train=IMAGES,
+        augmentation=DataSettings(name="digits", validation=1, shift=1, flip=True),
+        recipe=recipe,
+        title="network",
+        seed=SEED,
+        checkpoint=checkpoint,
+    )
+
+
+def natural(module: Network) -> Objective:
+    return network_objective(module, THREAT, NATURAL)
+
+
+def fastat_network() -> tuple[nn.Module, Objective]:
+    module = network()
+    return module, network_objective(module, THREAT, FASTAT)
+
+
+def fastat_supernet() -> tuple[nn.Module, Objective]:
+    module = supernet()
+    return module, supernet_objective(module, THREAT, FASTAT, SEED)
+
+
+@pytest.mark.parametrize("fresh", [fastat_network, fastat_supernet])
+def test_wherever_it_stops_training_goes_on_as_if_it_had_not(
+    fresh: Callable[[], tuple[nn.Module, Objective]], tmp_path: Path
+) -> None:
+    undisturbed, objective = fresh()
+    history = run(undisturbed, Script(objective), tmp_path / "undisturbed")
+    for stop in ((1, 1), (2, 0), (2, 2), (4, 1)):
+        module, objective = fresh()
+        with pytest.raises(KeyboardInterrupt):
+            run(module, Script(objective, stop=stop), tmp_path / "checkpoint")
+        torch.manual_seed(stop[0])
+    for _ in range(2):  # the second time nothing is left to do
+        module, objective = fresh()
+        assert run(module, Script(objective), tmp_path / "checkpoint") == history
+        assert same(module, undisturbed)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.25, 0.5, 0.8])
+def test_a_step_is_as_long_as_the_rate_in_the_middle_of_its_batch(
+    tmp_path: Path, warmup: float
+) -> None:
+    """The first step of Adam moves a parameter by the learning rate."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    before = module[1].weight.detach().clone()
+
+    def accumulate(x: Tensor, y: Tensor, _: torch.Generator) -> Tensor:
+        loss = F.cross_entropy(module(x), y)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    recipe = Recipe(epochs=1, batch_size=16, warmup=warmup)
+    run(module, Script(lambda _: accumulate), tmp_path / "checkpoint", recipe)
+    moved = (module[1].weight - before).abs().max().item()
+    assert moved == pytest.approx(triangular(0.5, recipe.learning_rate, warmup), rel=1e-3)
+
+
+EPOCHS = st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5])] * 2), min_size=1, max_size=4)
+
+
+@given(scores=EPOCHS)
+@settings(max_examples=15)
+def test_the_last_of_the_best_epochs_is_what_is_left(
+    tmp_path_factory: pytest.TempPathFactory, scores: list[tuple[float, float]]
+) -> None:
+    module, states = network(), list[nn.Module]()
+    script = Script(natural(module), scores, observe=lambda: states.append(copy.deepcopy(module)))
+    recipe = NATURAL.model_copy(update={"epochs": len(scores)})
+    history = run(module, script, tmp_path_factory.mktemp("fit") / "checkpoint", recipe)
+    assert [(each.natural, each.robust) for each in history] == scores
+    best = max(range(len(scores)), key=lambda i: (sum(scores[i]), i))
+    assert same(module, states[best])
+    assert not any(each.training for each in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("robust", "said"),
+    [
+        ((0.1, 0.4, 0.3, 0.15), ["collapsed under attack after epoch 2", "keeps epoch 2"]),
+        ((0.1, 0.4, 0.3, 0.25), ["keeps epoch 2"]),
+        ((0.1, 0.2, 0.3, 0.4), []),
+    ],
+)
+def test_the_log_tells_a_collapse_and_which_epoch_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, robust: tuple[float, ...], said: list[str]
+) -> None:
+    module = network()
+    with caplog.at_level(logging.INFO, "mbnas"):
+        run(module, Script(natural(module), [(0.5, each) for each in robust]), tmp_path / "file")
+    epochs, remarks = caplog.messages[:4], caplog.messages[4:]
+    assert [epoch.split(":")[0] for epoch in epochs] == [f"network epoch {i}" for i in (1, 2, 3, 4)]
+    assert [remark.split(":")[0] for remark in remarks] == [f"network {each}" for each in said]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, loss: float) -> None:
+    module, checkpoint = network(), tmp_path / "checkpoint"
+    harmless = natural(module)
+
+    def objective(epoch: int) -> Accumulate:
+        return harmless(epoch) if epoch < 3 else lambda *_: torch.tensor(loss)
+
+    with pytest.raises(SettingsError, match=r"diverged in epoch 3 .*; lower its learning_rate"):
+        run(module, Script(objective), checkpoint)
+    assert len(torch.load(checkpoint)["history"]) == 2
+
+
+# Its checkpoint
+
+
+def refused(path: Path) -> bool:
+    """Whether the checkpoint is named in one line and left alone."""
+    module, before = network(), path.read_bytes()
+    with pytest.raises(DataError) as caught:
+        run(module, Script(natural(module)), path)
+    message = str(caught.value)
+    assert path.read_bytes() == before
+    return f"{str(path)!r} is corrupt or of another network; delete it" in message
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The checkpoint of a network."""
+    path, module = tmp_path_factory.mktemp("whole") / "checkpoint", network()
+    run(module, Script(natural(module)), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("fraction", [0, 0.001, 0.3, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_named(whole: bytes, tmp_path: Path, fraction: float) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(whole[: int(fraction * len(whole))])
+    assert refused(path)
+
+
+def test_random_bytes_are_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    for seed in range(20):
+        path.write_bytes(bytes(torch.randint(256, (400,), generator=generator(seed)).tolist()))
+        assert refused(path)
+
+
+def test_the_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    for other, _ in (fastat_supernet(), (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), None)):
+        run(other, Script(lambda _: lambda *_: torch.tensor(0.0)), path)
+        assert refused(path)
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: [1, 2],
+        lambda _: torch.zeros(3),
+        lambda _: None,
+        lambda _: {},
+        lambda state: state | {"module": 1},
+        lambda state: state | {"module": {}},
+        lambda state: state | {"optimizer": {}},
+        lambda state: state | {"optimizer": 1},
+        lambda state: state | {"history": [{}]},
+        lambda state: state | {"history": 1},
+        lambda state: {key: value for key, value in state.items() if key != "best"},
+    ],
+)
+def test_other_things_that_torch_saves_are_no_checkpoint(
+    whole: bytes, tmp_path: Path, change: Callable[[dict[str, object]], object]
+) -> None:
+    path = tmp_path / "checkpoint"
+    path.write_bytes(whole)
+    torch.save(change(torch.load(path)), path)
+    assert refused(path)
