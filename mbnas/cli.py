@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from mbnas import config, pipeline, report, runs
+from mbnas import config, parallel, pipeline, report, runs
 from mbnas.assignment import Assignment
 from mbnas.bops import bops, itemise
 from mbnas.config import Settings
@@ -46,7 +46,8 @@ def main() -> None:
     """Entry point: a user's mistake ends in one line and its exit code."""
     show_messages()
     try:
-        app(standalone_mode=False)
+        with parallel.together():
+            app(standalone_mode=False)
     except MbnasError as error:
         _fail(str(error), error.exit_code)
     except TyperException as error:

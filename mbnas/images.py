@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mbnas.randomness import derive
+
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) and labels (B,)."""
 
@@ -76,13 +78,27 @@ class Images:
         return self._gather_each(slice(i, i + size) for i in range(0, len(self), size))
 
     def shuffled(
-        self, size: int, *, shift: int, flip: bool, rng: torch.Generator
+        self,
+        size: int,
+        *,
+        shift: int,
+        flip: bool,
+        rng: torch.Generator,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
-        """One epoch of augmented batches in random order; an incomplete last batch is left out."""
+        """One epoch of augmented batches in random order; an incomplete last batch is left out.
+
+        Args:
+            part: (i, n) yields the i-th of n equal parts of each batch. All parts come from one
+                ``rng`` in the same state, which goes on differently in each.
+        """
         size = min(size, len(self))
         order = torch.randperm(len(self), generator=rng).to(self.positions.device)
         whole = torch.split(order[: len(self) // size * size], size)
-        for x, y in self._gather_each(whole):
+        number, parts = part
+        if number:
+            rng.manual_seed(derive(rng.initial_seed(), "part", number))
+        for x, y in self._gather_each(each[number::parts] for each in whole):
             yield augment(x, shift=shift, flip=flip, rng=rng), y
 
     def _gather_each(self, selections: Iterable[Tensor | slice]) -> Iterator[Batch]:

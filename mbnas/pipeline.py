@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mbnas import config, runs
+from mbnas import config, parallel, runs
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
@@ -67,9 +67,11 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
         DataError: if the images are missing or corrupt.
     """
     check_budget(settings)
+    executor.check()
     runs.require_new(out)
-    data = datasets.load(settings.data, settings.seed)
-    return _all_stages(runs.create(out, settings), settings, data, executor)
+    data = _load(settings)
+    folder = parallel.led(lambda: runs.create(out, settings))
+    return _all_stages(folder, settings, data, executor)
 
 
 def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome:
@@ -81,8 +83,8 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
     Raises:
         DataError: if the folder is no run, or was started on other images.
     """
-    folder = runs.reopen(path)
-    return _all_stages(folder, settings, datasets.load(settings.data, settings.seed), executor)
+    executor.check()
+    return _all_stages(runs.reopen(path), settings, _load(settings), executor)
 
 
 def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
@@ -98,7 +100,7 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
-    data = datasets.load(settings.data, settings.seed).to(device)
+    data = _load(settings).to(device)
     supernet = load_supernet(folder.supernet_file)
     return _retrained(_Run(folder, settings, data, device), supernet, assignment)
 
@@ -112,7 +114,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Metrics:
     network, assignment, saved = load_network(path)
     settings = config.validate(saved.model_dump(mode="json"), overrides)
     device = pick_device(settings.device)
-    data = datasets.load(settings.data, settings.seed)
+    data = _load(settings)
     frozen = freeze(network.to(device))
     return {
         "id": assignment.id,
@@ -155,27 +157,40 @@ def pick_device(name: str) -> torch.device:
         raise SettingsError(f"no device {name!r} here; use auto, cpu or cuda") from None
 
 
+def _load(settings: Settings) -> Data:
+    with parallel.leader_first():  # it alone decodes images that were never read before
+        return datasets.load(settings.data, settings.seed)
+
+
 def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Executor) -> Outcome:
-    runs.record_data(folder, settings, data.fingerprint(), data.held_out)
+    fingerprint = data.fingerprint()
+    parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
     device = pick_device(settings.device)
     run = _Run(folder, settings, data.to(device), device)
     supernet = _supernet(run)
-    problem = Problem(
-        supernet,
-        calibration=run.data.train.first(settings.search.recalibration_images).dense(),
-        validation=run.data.validation.first(settings.search.images).dense(),
-        threat=settings.threat,
-        seed=settings.seed,
-    )
-    trials = _trials(run, problem, executor)
-    front = non_dominated(trials)
-    write_pareto(folder, settings, trials, front, [])
-    _rescore(run, problem.to(device), front, executor.workers)
+    trials, front = parallel.led(lambda: _searched(run, supernet, executor))
     retrained: list[Metrics] = []
     for trial in most_useful(front, settings.retraining.candidates):
         retrained.append(_retrained(run, supernet, trial.assignment))
-        write_pareto(folder, settings, trials, front, retrained)
+        parallel.led(lambda: write_pareto(folder, settings, trials, front, retrained))
     return Outcome(folder, tuple(trials), tuple(front), tuple(retrained))
+
+
+def _searched(run: _Run, supernet: Supernet, executor: Executor) -> tuple[list[Trial], list[Trial]]:
+    """All candidates, and the Pareto set among them, written and re-scored."""
+    recipe = run.settings.search
+    problem = Problem(
+        supernet,
+        calibration=run.data.train.first(recipe.recalibration_images).dense(),
+        validation=run.data.validation.first(recipe.images).dense(),
+        threat=run.settings.threat,
+        seed=run.settings.seed,
+    )
+    trials = _trials(run, problem, executor)
+    front = non_dominated(trials)
+    write_pareto(run.folder, run.settings, trials, front, [])
+    _rescore(run, problem.to(run.device), front, executor.workers)
+    return trials, front
 
 
 def _supernet(run: _Run) -> Supernet:
@@ -209,8 +224,12 @@ def _supernet(run: _Run) -> Supernet:
         seed=seed,
         checkpoint=checkpoint,
     )
-    save_supernet(run.folder.supernet_file, supernet, settings)
-    checkpoint.unlink()
+
+    def save() -> None:
+        save_supernet(run.folder.supernet_file, supernet, settings)
+        checkpoint.unlink()
+
+    parallel.led(save)
     return supernet
 
 

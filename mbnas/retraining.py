@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mbnas import parallel
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, save_network
@@ -48,10 +49,9 @@ def retrain(
         rng = generator(seed, "guard")
         return measure(freeze(network), guard_images, settings.threat, rng, recipe.guard_steps)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "assignment.txt", f"{assignment}\n")
     start = "scratch" if supernet is None else "supernet"
     checkpoint = folder / f"training-{start}.pt"
+    folder.mkdir(parents=True, exist_ok=True)
     history = fit(
         network,
         network_objective(network, settings.threat, recipe),
@@ -63,18 +63,23 @@ def retrain(
         seed=seed,
         checkpoint=checkpoint,
     )
-    save_network(folder / NETWORK_FILE, network, assignment, settings)
-    metrics = {
-        "id": assignment.id,
-        "assignment": str(assignment),
-        "bops": bops(settings.table, assignment),
-        "start": start,
-        "test": asdict(test(freeze(network), data.test, settings, settings.seed)),
-        "training": [asdict(epoch) for epoch in history],
-    }
-    write_json(folder / "metrics.json", metrics)
-    checkpoint.unlink()
-    return metrics
+
+    def tested() -> dict[str, Any]:
+        write_text(folder / "assignment.txt", f"{assignment}\n")
+        save_network(folder / NETWORK_FILE, network, assignment, settings)
+        metrics = {
+            "id": assignment.id,
+            "assignment": str(assignment),
+            "bops": bops(settings.table, assignment),
+            "start": start,
+            "test": asdict(test(freeze(network), data.test, settings, settings.seed)),
+            "training": [asdict(epoch) for epoch in history],
+        }
+        write_json(folder / "metrics.json", metrics)
+        checkpoint.unlink()
+        return metrics
+
+    return parallel.led(tested)
 
 
 def _start(

@@ -9,13 +9,16 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mbnas import parallel
 from mbnas.assignment import Assignment, Space
 from mbnas.attacks import Model, fgsm
 from mbnas.config import DataSettings, Recipe, SupernetRecipe, Threat
@@ -80,27 +83,35 @@ def fit(
     """
     optimizer = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
     batches = max(1, len(train) // recipe.batch_size)
-    history, best = _restore(checkpoint, module, optimizer)
+    origin = {"seed": seed, "recipe": recipe.model_dump(mode="json")}
+    history, best = _restore(checkpoint, origin, module, optimizer)
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
             rng, accumulate = generator(seed, "epoch", number), objective(number)
             shuffled = train.shuffled(
-                recipe.batch_size, shift=augmentation.shift, flip=augmentation.flip, rng=rng
+                recipe.batch_size,
+                shift=augmentation.shift,
+                flip=augmentation.flip,
+                rng=rng,
+                part=(parallel.rank(), parallel.count()),
             )
             module.train()
             total = 0.0
             for batch, (x, y) in enumerate(shuffled):
                 optimizer.zero_grad()
                 total += float(accumulate(x, y, rng))
+                parallel.average_gradients(module)
                 progress = ((number - 1) * batches + batch + 0.5) / (recipe.epochs * batches)
                 _step(module, optimizer, recipe, progress)
                 advance(f"natural {history[-1].natural:.1%}" if history else "")
-            epoch = _judged(number, total / batches, guard)
+            parallel.share_buffers(module)
+            epoch = parallel.led(partial(_judged, number, total / batches, guard))
             log.info("%s %s", title, epoch)
             if all(epoch.worth >= earlier.worth for earlier in history):
                 best = {key: value.clone() for key, value in module.state_dict().items()}
             history = (*history, epoch)
-            _save(checkpoint, module, optimizer, best, history)
+            if parallel.rank() == 0:
+                _save(checkpoint, origin, module, optimizer, best, history)
     module.load_state_dict(best)
     module.eval()
     _tell_best(title, history)
@@ -248,12 +259,14 @@ _UNREADABLE = (
 
 def _save(
     path: Path,
+    origin: dict[str, Any],
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: State,
     history: Sequence[Epoch],
 ) -> None:
     state = {
+        "origin": origin,
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "best": best,
@@ -265,17 +278,25 @@ def _save(
 
 
 def _restore(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, origin: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[tuple[Epoch, ...], State]:
     if not path.exists():
         return (), {}
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        started = state["origin"]
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
-        return tuple(Epoch(**epoch) for epoch in state["history"]), state["best"]
+        history = tuple(Epoch(**epoch) for epoch in state["history"])
+        best: State = state["best"]
     except _UNREADABLE:
         raise DataError(
             f"training checkpoint {str(path)!r} is corrupt or of another network; "
             "delete it to train from the start"
         ) from None
+    if started != origin:
+        raise DataError(
+            f"training checkpoint {str(path)!r} was begun with another seed or recipe "
+            f"({started}, now {origin}); go on with those, or delete it to train from the start"
+        )
+    return history, best

@@ -5,6 +5,8 @@ Each candidate is scored by one thread, so that scores do not depend on how many
 
 from __future__ import annotations
 
+import importlib.util
+import socket
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -32,23 +34,42 @@ class Executor:
     workers: int = 1
     address: str | None = None
 
+    def check(self) -> None:
+        """Find out before any work is done whether the candidates can be scored.
+
+        Raises:
+            SettingsError: if Ray is not installed or there is no cluster at the address.
+        """
+        if self.kind == "inprocess":
+            return
+        if importlib.util.find_spec("ray") is None:
+            raise SettingsError(
+                "--executor ray needs Ray: pip install 'ray[tune]', or use --executor inprocess"
+            )
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if not port.isdecimal():  # no address, or one that is left to Ray, such as "auto"
+            return
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise SettingsError(
+                f"no Ray cluster at {self.address!r} ({error}); give the address of a running "
+                "one, or none to start Ray on this machine"
+            ) from None
+
     def run(self, problem: Problem, session: Session, device: torch.device) -> None:
         """Score candidates until the session is finished.
 
         Raises:
-            SettingsError: if Ray is not installed or there is no cluster at the address.
+            SettingsError: if there is no cluster at the address.
         """
         if session.finished:
             return
         if self.kind == "inprocess":
             run_in_process(problem.to(device), session, self.workers)
             return
-        try:
-            from mbnas.search import raytune  # noqa: PLC0415 (heavy, and not needed in process)
-        except ImportError:
-            raise SettingsError(
-                "--executor ray needs Ray: pip install 'ray[tune]', or use --executor inprocess"
-            ) from None
+        from mbnas.search import raytune  # noqa: PLC0415 (heavy, and not needed in process)
+
         raytune.run(problem, session, self.workers, self.address, device)
 
 

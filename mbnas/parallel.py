@@ -1,0 +1,94 @@
+"""Several processes that train one network together, each on its share of every batch.
+
+Started by torch's own launcher, one process a GPU:
+
+    torchrun --nproc-per-node 8 --no-python mbnas search --space search_spaces/resnet18.yaml ...
+
+Every process runs the same program. Gradients are averaged over all of them; what is written,
+searched or measured is the work of the leading process alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from typing import TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mbnas.progress import CONSOLE
+
+Value = TypeVar("Value")
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Inside, the processes that torchrun started know each other; else there is only this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(days=7))  # a search may take that long
+    try:
+        if rank() != 0:
+            CONSOLE.quiet = True  # one process is enough to tell people what all of them do
+            with redirect_stdout(None):
+                yield
+        else:
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process; 0 leads."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def led(compute: Callable[[], Value]) -> Value:
+    """What ``compute`` returns to the leading process, the only one to run it, for all of them."""
+    if count() == 1:
+        return compute()
+    box = [compute() if rank() == 0 else None]
+    dist.broadcast_object_list(box)
+    return cast(Value, box[0])
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """The leading process goes through the block before the others do."""
+    if count() > 1 and rank() != 0:
+        dist.barrier()
+    yield
+    if count() > 1 and rank() == 0:
+        dist.barrier()
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Give every process the mean of their gradients; a parameter has one in all or in none."""
+    if count() == 1:
+        return
+    gradients = [each.grad for each in module.parameters() if each.grad is not None]
+    joined = torch.cat([each.flatten() for each in gradients])
+    dist.all_reduce(joined)
+    parts = torch.split(joined.div_(count()), [each.numel() for each in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the leading one's batch-norm statistics."""
+    if count() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
