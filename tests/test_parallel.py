@@ -1,0 +1,125 @@
+"""Two processes that train together, on CPUs: the mean of their gradients, one common result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from helpers import DIGITS, TINY, noise, scrambled
+
+from mbnas import backbones, parallel
+from mbnas.assignment import Assignment
+from mbnas.config import DataSettings, Recipe, Surrogate, Threat
+from mbnas.evaluation import Scores
+from mbnas.networks import Network, multibit
+from mbnas.randomness import generator
+from mbnas.training import fit, network_objective, triangular
+
+TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
+IMAGES = noise(16, TABLE.image, TABLE.classes)
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.01, fastat_step=0.125)
+THREAT = Threat(eps=0.1, step=0.02, surrogate=Surrogate.TANH)
+PLAIN = DataSettings(name="digits", validation=1)
+
+
+def network() -> Network:
+    return scrambled(lambda: multibit(TABLE, Assignment.uniform(2, 2, len(TABLE.searchable))))
+
+
+def train(folder: Path) -> None:
+    """What each of the processes runs; it leaves its network in a file of its own."""
+    with parallel.together():
+        module = network()
+        fit(
+            module,
+            network_objective(module, THREAT, RECIPE),
+            guard=lambda: Scores(0, 0, None),
+            train=IMAGES,
+            augmentation=PLAIN,
+            recipe=RECIPE,
+            title="",
+            seed=5,
+            checkpoint=folder / "training.pt",
+        )
+        torch.save(module.state_dict(), folder / f"{parallel.rank()}.pt")
+
+
+def started_together(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.run(
+        [*launcher, *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_two_processes_train_as_one_that_averages_the_halves_of_each_batch(tmp_path: Path) -> None:
+    done = started_together(__file__, str(tmp_path), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+
+    expected = network()
+    optimizer = torch.optim.Adam(expected.parameters())
+    accumulate = network_objective(expected, THREAT, RECIPE)(1)
+    done_steps = 0
+    for epoch in (1, 2):
+        rngs = [generator(5, "epoch", epoch) for _ in range(2)]
+        halves = [
+            IMAGES.shuffled(8, shift=0, flip=False, rng=rng, part=(number, 2))
+            for number, rng in enumerate(rngs)
+        ]
+        expected.train()
+        for batch in zip(*halves, strict=True):
+            statistics = {name: each.clone() for name, each in expected.named_buffers()}
+            gradients = []
+            for (x, y), rng in reversed(list(zip(batch, rngs, strict=True))):
+                for name, each in expected.named_buffers():
+                    each.copy_(statistics[name])  # the first process's remain
+                expected.zero_grad()
+                accumulate(x, y, rng)
+                gradients.append([each.grad.clone() for each in expected.parameters()])
+            for each, *both in zip(expected.parameters(), *gradients, strict=True):
+                each.grad = sum(both) / 2
+            torch.nn.utils.clip_grad_norm_(expected.parameters(), RECIPE.gradient_clip)
+            rate = triangular((done_steps + 0.5) / 4, RECIPE.learning_rate, RECIPE.warmup)
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            done_steps += 1
+    for name, each in expected.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], each, rtol=1e-6, atol=1e-7)
+
+
+def test_parts_of_a_batch_hold_each_image_once_and_are_augmented_apart() -> None:
+    def part(number: int, parts: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        rng = generator(3)
+        return list(IMAGES.shuffled(8, shift=2, flip=True, rng=rng, part=(number, parts)))
+
+    for (_, whole), (_, even), (_, odd) in zip(part(0, 1), part(0, 2), part(1, 2), strict=True):
+        assert torch.equal(whole[0::2], even)
+        assert torch.equal(whole[1::2], odd)
+
+
+def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) -> None:
+    settings = [part for each in (*TINY, "search.budget=1e6") for part in ("--set", each)]
+    done = started_together(
+        "--no-python",
+        *("mbnas", "search", "--space", str(DIGITS), "--executor", "inprocess"),
+        *("--out", "run", "--json", *settings),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert len(printed["retrained"]) == 1
+    rows = json.loads((tmp_path / "run" / "pareto.json").read_text())
+    assert printed["pareto"] == rows
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]))
