@@ -1,5 +1,6 @@
 """Who scores the candidates, and how many at a time, changes nothing."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from helpers import tiny
 
 from mbnas import data as datasets
 from mbnas.bops import bops
+from mbnas.errors import SettingsError
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
 from mbnas.search.engines import engine
@@ -94,3 +96,26 @@ def test_a_finished_search_starts_nobody(
     monkeypatch.setattr(Problem, "to", None)
     for kind in ("ray", "inprocess"):
         assert journal(problem, Executor(kind, 2), tmp_path) == reference
+
+
+def test_a_cluster_that_does_not_answer_is_told_before_any_work() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for given in (address, f"ray://{address}"):
+        with pytest.raises(SettingsError, match=f"no Ray cluster at '{given}'"):
+            Executor("ray", 1, given).check()
+
+
+def test_a_cluster_that_answers_or_none_named_is_no_mistake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        Executor("ray", 1, f"127.0.0.1:{server.getsockname()[1]}").check()
+    Executor("ray", 1, "auto").check()
+    Executor("ray", 1).check()
+
+
+def test_without_ray_the_other_executor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match="--executor inprocess"):
+        Executor("ray", 1).check()
+    Executor("inprocess", 1).check()
