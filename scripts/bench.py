@@ -1,8 +1,10 @@
 """What the benchmarks share: paired timing, peak memory, peers, and where results are kept."""
 
 import json
+import shlex
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -109,11 +111,11 @@ def peak_memory(run: Callable[[], object]) -> int:
     return peak
 
 
-def keep(name: str, command: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can hold)
+def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can hold)
     """Write what was measured, where and by what, to ``scripts/results/``."""
     described = {
-        "command": command,
-        "commit": _commit(),
+        "command": command(),
+        "commit": commit(),
         **runs.environment(),
         "threads": torch.get_num_threads(),
         "measured": measured,
@@ -124,9 +126,15 @@ def keep(name: str, command: str, measured: Any) -> Path:  # noqa: ANN401 (whate
     return target
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the code that runs."""
     command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def command() -> str:
+    """That started this script, from the root of the repository."""
+    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:

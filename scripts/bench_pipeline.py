@@ -104,7 +104,7 @@ def main() -> None:
         rows,
     )
     kept = {"peak MiB of the process": peak, **measured}
-    print(bench.keep(f"pipeline-{settings.name}", " ".join(sys.argv), kept))
+    print(bench.keep(f"pipeline-{settings.name}", kept))
 
 
 if __name__ == "__main__":

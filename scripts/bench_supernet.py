@@ -8,7 +8,6 @@ parameter of the supernet that has a gradient, so the steps do the same work.
 
 import argparse
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def main() -> None:
             for name, row in measured.items()
         ],
     )
-    print(bench.keep(f"supernet-{settings.name}-{x.device.type}", " ".join(sys.argv), measured))
+    print(bench.keep(f"supernet-{settings.name}-{x.device.type}", measured))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Also: peak memory of a training step, and where the time of one goes.
 """
 
 import argparse
-import sys
+import statistics
 from collections.abc import Callable
 
 import bench
@@ -105,7 +105,9 @@ def main() -> None:
         seconds = bench.paired({name: within(name) for name in variants}, arguments.rounds)
         for name, each in seconds.items():
             measured[name][phase] = list(bench.ratio(seconds["float"], each))
-        measured["float"][f"{phase}: images/s"] = [arguments.batch / min(seconds["float"])]
+        measured["float"][f"{phase}: images/s"] = [
+            arguments.batch / statistics.median(seconds["float"])
+        ]
     for name, (_, context) in variants.items():
         with context():
             peak = bench.peak_memory(calls[name]["training step"])
@@ -127,7 +129,7 @@ def main() -> None:
         ],
     )
     name = f"training-{arguments.backbone}-{torch.device(arguments.device).type}"
-    print(bench.keep(name, " ".join(sys.argv), measured))
+    print(bench.keep(name, measured))
 
     activities = [ProfilerActivity.CPU]
     if arguments.device != "cpu":

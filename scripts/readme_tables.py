@@ -1,17 +1,23 @@
-"""Print the result tables of the README from finished run folders.
+"""Write the tables of the README from scripts/results/, between its markers.
 
-    python scripts/readme_tables.py RUN [RUN ...]
+    python scripts/readme_tables.py
 
-Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and candidates/*/metrics.json.
+Tests fail while the README shows anything else than this script writes.
 """
 
-import sys
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mbnas import Assignment, runs
-from mbnas.config import Settings
+from mbnas import Assignment
 from mbnas.report import short
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "scripts" / "results"
+MARKED = re.compile(r"(<!-- (\w+): ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Result = dict[str, Any]
 
 
 def percent(fraction: float) -> str:
@@ -22,68 +28,139 @@ def spread(value: dict[str, float]) -> str:
     return f"{percent(value['mean'])} ± {percent(value['std'])}"
 
 
-def described(settings: Settings, manifest: dict[str, Any]) -> str:
-    hardware, versions = manifest["hardware"], manifest["versions"]
-    device = hardware["gpu"] or f"{hardware['processor']}, {hardware['cores']} cores"
-    return (
-        f"{device}; torch {versions['torch']}, python {versions['python']}; "
-        f"seed {settings.seed}; budget {settings.search.budget:.3g} BOPS; "
-        f"eps {settings.threat.eps:.4g}, step {settings.threat.step:.4g}, "
-        f"{settings.threat.steps} steps; scored on {settings.search.images} validation images"
-    )
-
-
-def pareto_rows(folder: runs.RunFolder, layers: int) -> list[list[str]]:
-    rescored = {record["id"]: record for record in folder.rescored.read()}
-    return [
-        [
-            row["id"],
-            f"{row['bops'] / 1e6:.2f}",
-            percent(row["natural"]),
-            percent(row["pgd20"]),
-            percent(rescored[row["id"]]["pgd20_ste_last"]),
-            short(Assignment.parse(row["assignment"], layers)),
-        ]
-        for row in runs.read_json(folder.pareto_file)
-    ]
-
-
-def retrained_rows(folder: runs.RunFolder) -> list[list[str]]:
-    found = [runs.read_json(each) for each in folder.path.glob("candidates/*/metrics.json")]
-    return [
-        [
-            metrics["id"],
-            f"{metrics['bops'] / 1e6:.2f}",
-            percent(metrics["test"]["natural"]),
-            spread(metrics["test"]["attacks"]["tanh_any"]),
-            spread(metrics["test"]["attacks"]["ste_last"]),
-            "{images} / {attacked} x {runs}".format(**metrics["test"]),
-        ]
-        for metrics in sorted(found, key=lambda metrics: metrics["bops"])
-    ]
-
-
 def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---:"] * len(header), *rows]
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def main(paths: list[str]) -> None:
-    for path in paths:
-        folder = runs.reopen(Path(path))
-        settings = folder.settings()
-        print(
-            f"**{settings.name}** ({described(settings, runs.read_json(folder.manifest_file))})\n"
+def machine(result: Result) -> str:
+    """Where and with what something was measured."""
+    hardware, versions = result["hardware"], result["versions"]
+    device = hardware["gpu"] or f"{hardware['processor']}, {hardware['cores']} cores"
+    software = f"torch {versions['torch']}, Python {versions['python']}"
+    return f"{device}; {software}, commit {result['commit']}"
+
+
+def search(result: Result) -> str:
+    """The Pareto set on the supernet, and its retrained members on test images."""
+    layers, threat = result["layers"], result["threat"]
+    test = result["retrained"][0]["test"]
+    described = (
+        f"`{result['command']}`: {result['minutes']:.0f} minutes ({machine(result)}). Seed "
+        f"{result['seed']}, one run; eps {threat['eps']:.3g}, step {threat['step']:.3g}, "
+        f"{threat['steps']} steps; {result['evaluations']} candidates, scored on "
+        f"{result['scored on']} validation images each. Natural test accuracy on {test['images']} "
+        f"images, attacks on {test['attacked']}: mean ± standard deviation of {test['runs']} runs."
+    )
+    retrained = [
+        [
+            short(Assignment.parse(each["assignment"], layers)),
+            f"{each['bops'] / 1e6:.2f}",
+            percent(each["test"]["natural"]),
+            spread(each["test"]["attacks"]["tanh_any"]),
+            spread(each["test"]["attacks"]["ste_last"]),
+        ]
+        for each in result["retrained"]
+    ]
+    front = [
+        [
+            short(Assignment.parse(each["assignment"], layers)),
+            f"{each['bops'] / 1e6:.2f}",
+            percent(each["natural"]),
+            percent(each["pgd20"]),
+            percent(each["pgd20_ste_last"]),
+        ]
+        for each in result["pareto"]
+    ]
+    columns = ["MBOPS", "natural %", "PGD-20 %", "PGD-20, STE, last iterate %"]
+    return "\n\n".join(
+        (
+            described,
+            table(["retrained, test images", *columns], retrained),
+            table(["Pareto set, supernet, validation images", *columns], front),
         )
-        print("Pareto set, scored on the supernet, validation images:\n")
-        header = ["id", "MBOPS", "natural %", "PGD-20 %", "PGD-20 ste, last %", "assignment"]
-        print(table(header, pareto_rows(folder, settings.space.layers)), "\n")
-        print("Retrained, test images:\n")
-        header = ["id", "MBOPS", "natural %", "PGD-20 %", "PGD-20 ste, last %", "images / attacked"]
-        print(table(header, retrained_rows(folder)), "\n")
+    )
+
+
+def training(result: Result) -> str:
+    """Speed as a multiple of the float network's."""
+    phases = ["forward", "training step", "FastAT step", "PGD step"]
+    base = result["measured"]["float"]["peak MiB"][0]
+    rows = [
+        [
+            name,
+            *("{:.2f} ({:.2f}–{:.2f})".format(*each[phase]) for phase in phases),
+            f"{each['peak MiB'][0] / base:.2f}",
+        ]
+        for name, each in result["measured"].items()
+    ]
+    images = result["measured"]["float"]["training step: images/s"][0]
+    described = (
+        f"`{result['command']}` ({machine(result)}, {result['threads']} threads): images a second "
+        f"as a multiple of the float network's in the same rounds ({images:.0f} in its training "
+        "step), median (least–most), and peak memory of a training step likewise."
+    )
+    return f"{described}\n\n{table(['', *phases, 'memory'], rows)}"
+
+
+def supernet(result: Result) -> str:
+    """What a step costs in the supernet."""
+    rows = [
+        [name, *("{:.2f} ({:.2f}–{:.2f})".format(*each) for each in row.values())]
+        for name, row in result["measured"].items()
+    ]
+    described = (
+        f"`{result['command']}` ({machine(result)}, {result['threads']} threads): time of a "
+        "training step in the supernet, median (least–most)."
+    )
+    header = ["sub-network", "times the plain network's", "times the smallest's"]
+    return f"{described}\n\n{table(header, rows)}"
+
+
+def pipeline(result: Result) -> str:
+    """Seconds by stage."""
+    measured = result["measured"]
+    ways = {way: measured[way] for way in ("compiled", "plain")}
+
+    def seconds(way: str, stage: str) -> list[float]:
+        return [each[stage] for each in ways[way]]
+
+    rows = [
+        [
+            stage,
+            *(" / ".join(f"{each:.0f}" for each in seconds(way, stage)) for way in ways),
+            f"{sum(seconds('plain', stage)) / max(sum(seconds('compiled', stage)), 1e-9):.1f}",
+        ]
+        for stage in ways["compiled"][0]
+    ]
+    described = (
+        f"`{result['command']}` ({machine(result)}, {result['threads']} threads): seconds in each "
+        f"stage, round by round; the process held at most "
+        f"{measured['peak MiB of the process']:.0f} MiB."
+    )
+    header = ["stage", "compiled quantizers", "plain ones", "times as fast"]
+    return f"{described}\n\n{table(header, rows)}"
+
+
+KINDS: dict[str, Callable[[Result], str]] = {
+    "search": search,
+    "training": training,
+    "supernet": supernet,
+    "pipeline": pipeline,
+}
+
+
+def written(readme: str) -> str:
+    """The README with the tables that its markers ask for: ``<!-- search: digits -->``."""
+
+    def filled(match: re.Match[str]) -> str:
+        opening, kind, name, closing = match.groups()
+        result = json.loads((RESULTS / f"{kind}-{name}.json").read_text())
+        return f"{opening}{KINDS[kind](result)}\n{closing}"
+
+    return MARKED.sub(filled, readme)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    main(sys.argv[1:])
+    target = ROOT / "README.md"
+    target.write_text(written(target.read_text()))

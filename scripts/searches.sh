@@ -20,4 +20,3 @@ mbnas search --space search_spaces/resnet20.yaml --budget 2e8 --data "$cifar" \
     --set retraining.epochs=8 --set retraining.guard_images=128 \
     --set test.images=500 --set test.runs=2
 
-python scripts/readme_tables.py "$out"/digits "$out"/resnet8-cifar10 "$out"/resnet20

@@ -1,0 +1,57 @@
+"""Keep what the README shows of a finished run, in scripts/results/.
+
+    python scripts/collect_run.py RUN --command "mbnas search ..."
+
+Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and candidates/*/metrics.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import bench
+
+from mbnas import runs
+
+
+def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, Any]:
+    """All that is shown, and what someone needs to judge or repeat it."""
+    settings, manifest = folder.settings(), runs.read_json(folder.manifest_file)
+    metrics = sorted(folder.path.glob("candidates/*/metrics.json"))
+    rescored = {record["id"]: record for record in folder.rescored.read()}
+    started = folder.settings_file.stat().st_mtime
+    return {
+        "command": command,
+        "commit": commit,
+        "versions": manifest["versions"],
+        "hardware": manifest["hardware"],
+        "seed": settings.seed,
+        "space": settings.name,
+        "layers": settings.space.layers,
+        "budget": settings.search.budget,
+        "threat": settings.threat.model_dump(mode="json"),
+        "minutes": (max(each.stat().st_mtime for each in metrics) - started) / 60,
+        "evaluations": len(folder.trials.read()),
+        "scored on": settings.search.images,
+        "pareto": [row | rescored[row["id"]] for row in runs.read_json(folder.pareto_file)],
+        "retrained": sorted(map(runs.read_json, metrics), key=lambda each: each["bops"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--command", required=True, help="that made the run")
+    parser.add_argument("--commit", default=bench.commit(), help="of the code that made it")
+    arguments = parser.parse_args()
+    folder = runs.reopen(arguments.run)
+    result = collected(folder, arguments.command, arguments.commit)
+    bench.RESULTS.mkdir(exist_ok=True)
+    target = bench.RESULTS / f"search-{result['space']}.json"
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
