@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from mbnas.losses import Loss, cross_entropy
+
 Model = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) to logits (B, classes)."""
+
+Attack = Callable[[Model, Tensor, Tensor], Tensor]
+"""(model, x, y) -> x_adv, the other arguments bound by the caller."""
 
 
 def uniform_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
@@ -30,15 +35,20 @@ def pgd(
     step: float,
     steps: int,
     generator: torch.Generator,
+    loss: Loss = cross_entropy,
+    target: Tensor | None = None,
     stop_when_broken: bool = True,
 ) -> Tensor:
-    """L-infinity projected gradient descent on the cross-entropy (Madry et al. 2018).
+    """L-infinity projected gradient descent (Madry et al. 2018).
 
-        x_0 uniform in the ball,  x_{i+1} = clip(x_i + step * sign(grad)),  i < steps
+        x_0 uniform in the ball,  x_{i+1} = clip(x_i + step * sign(grad loss)),  i < steps
 
     Args:
         x: images (B, C, H, W) in [0, 1]; y: labels (B,).
         eps: radius of the ball and ``step`` of each iteration, in the scale of the images.
+        loss: what each step drives up, see :mod:`mbnas.losses`.
+        target: classes (B,) that the loss is taken of instead of the labels, for instance by
+            ``losses.towards(losses.margin)``; an image is broken by any wrong class all the same.
         stop_when_broken: return the first misclassified iterate of each image, which then leaves
             the batch; otherwise return the last iterate, as much of the literature does.
 
@@ -48,12 +58,13 @@ def pgd(
     lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
     adversarial = uniform_start(x, eps, generator)
     standing = torch.arange(len(x), device=x.device)
+    aim = y if target is None else target
     for _ in range(steps):
         images = adversarial[standing].requires_grad_()
         with torch.enable_grad():
             logits = model(images)
-            loss = F.cross_entropy(logits, y[standing], reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, images)
+            driven = loss(logits, aim[standing]).sum()
+        (gradient,) = torch.autograd.grad(driven, images)
         if stop_when_broken:
             right = logits.argmax(dim=1) == y[standing]
             standing, images, gradient = standing[right], images[right], gradient[right]
@@ -78,3 +89,21 @@ def fgsm(
         generator=generator,
         stop_when_broken=False,
     )
+
+
+def restarted(attack: Attack, model: Model, x: Tensor, y: Tensor, restarts: int) -> Tensor:
+    """Attack up to ``restarts`` times, each time only the images that still stand."""
+    adversarial = x.clone()
+    standing = torch.arange(len(x), device=x.device)
+    for _ in range(restarts):
+        adversarial[standing] = attack(model, x[standing], y[standing])
+        standing = standing[~broken(model, adversarial[standing], y[standing])]
+        if len(standing) == 0:
+            break
+    return adversarial
+
+
+@torch.no_grad()
+def broken(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Which images are misclassified, (B,)."""
+    return model(x).argmax(dim=1) != y

@@ -50,6 +50,9 @@ class Surrogate(StrEnum):
     """What stands in for the derivative of sign; see :mod:`mbnas.quantizers`."""
 
     STE = "ste"
+    WIDE = "wide"
+    IDENTITY = "identity"
+    POLYNOMIAL = "polynomial"
     TANH = "tanh"
 
 

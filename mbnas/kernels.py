@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mbnas.config import Surrogate
 from mbnas.progress import log
 
 try:
@@ -25,6 +26,14 @@ try:
 except ImportError:  # no wheel for this machine
     numba = None  # type: ignore[assignment]
 
+_TANH, _POLYNOMIAL = -1.0, -2.0
+_FORMS = {  # of the derivative of sign: the half-width of a window, or one of the above
+    Surrogate.STE: 1.0,
+    Surrogate.WIDE: 3.0,
+    Surrogate.IDENTITY: np.inf,
+    Surrogate.POLYNOMIAL: _POLYNOMIAL,
+    Surrogate.TANH: _TANH,
+}
 _ROW = 1 << 15
 _BLOCK = 1 << 10
 
@@ -84,8 +93,8 @@ def backward(
     gradient: Tensor,
     thresholds: Tensor,
     heights: Tensor,
+    surrogate: Surrogate,
     *,
-    smooth: bool,
     sums: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for z, thresholds and heights, shaped like them.
@@ -95,7 +104,7 @@ def backward(
         gradient: dL/dq, shaped like z.
         thresholds: (K,).
         heights: (K, ...).
-        smooth: for the derivative 1 - tanh(a)^2 instead of 1[|a| <= 1].
+        surrogate: the derivative of sign.
         sums: whether the gradients for thresholds and heights are wanted; zero if not.
     """
     z = _dense(z)
@@ -112,7 +121,7 @@ def backward(
         _flat(gradient),
         thresholds.numpy(),
         _table(heights),
-        smooth,
+        _FORMS[surrogate],
         sums,
         _flat(slope),
         by_threshold,
@@ -124,6 +133,40 @@ def backward(
         torch.from_numpy(by_threshold.sum(axis=0)).float(),
         torch.from_numpy(per_height.T.copy()).float().view_as(heights),
     )
+
+
+@_compiled
+def _differentiate(
+    form: float, height: np.float32, threshold: np.float32, block: _Floats, step: _Floats
+) -> None:
+    if form == _TANH:
+        for i in range(len(block)):
+            step[i] = height * _sech_squared(block[i] + threshold)
+    elif form == _POLYNOMIAL:
+        for i in range(len(block)):
+            reach = np.float32(1) - abs(block[i] + threshold)
+            step[i] = height * np.float32(2) * max(reach, np.float32(0))
+    else:
+        width = np.float32(form)
+        for i in range(len(block)):
+            step[i] = height if abs(block[i] + threshold) <= width else np.float32(0)
+
+
+@_compiled
+def _sech_squared(a: np.float32) -> np.float32:
+    """1 - tanh(a)^2 = 2 / (1 + cosh 2a), to 1e-7, in steps that a compiler can vectorise.
+
+    s = cosh(a/4) - 1 by its Taylor series; cosh(2b) - 1 = 2 s (s + 2) three times over.
+    """
+    w = a * a * np.float32(1 / 16)
+    s = np.float32(1 / 56) * w + np.float32(1)
+    s = np.float32(1 / 30) * w * s + np.float32(1)
+    s = np.float32(1 / 12) * w * s + np.float32(1)
+    s = np.float32(1 / 2) * w * s
+    s = np.float32(2) * s * (s + np.float32(2))
+    s = np.float32(2) * s * (s + np.float32(2))
+    s = np.float32(2) * s * (s + np.float32(2))
+    return np.float32(2) / (s + np.float32(2))
 
 
 @_compiled
@@ -159,7 +202,7 @@ def _descend(
     gradient: _Floats,
     thresholds: _Floats,
     heights: _Floats,
-    smooth: bool,
+    form: float,
     sums: bool,
     slope: _Floats,
     by_threshold: _Sums,
@@ -175,12 +218,7 @@ def _descend(
             total[:] = 0
             for k in range(len(thresholds)):
                 threshold, height = thresholds[k], heights[k, row % heights.shape[1]]
-                if smooth:
-                    for i in range(len(block)):
-                        step[i] = height * _sech_squared(block[i] + threshold)
-                else:
-                    for i in range(len(block)):
-                        step[i] = height if abs(block[i] + threshold) <= 1 else np.float32(0)
+                _differentiate(form, height, threshold, block, step)
                 for i in range(len(block)):
                     total[i] += step[i]
                 if sums:
@@ -192,23 +230,6 @@ def _descend(
                     by_height[row, k] += height_sum
             for i in range(len(block)):
                 total[i] *= upstream[i]
-
-
-@_compiled
-def _sech_squared(a: np.float32) -> np.float32:
-    """1 - tanh(a)^2 = 2 / (1 + cosh 2a), to 1e-7, in steps that a compiler can vectorise.
-
-    s = cosh(a/4) - 1 by its Taylor series; cosh(2b) - 1 = 2 s (s + 2) three times over.
-    """
-    w = a * a * np.float32(1 / 16)
-    s = np.float32(1 / 56) * w + np.float32(1)
-    s = np.float32(1 / 30) * w * s + np.float32(1)
-    s = np.float32(1 / 12) * w * s + np.float32(1)
-    s = np.float32(1 / 2) * w * s
-    s = np.float32(2) * s * (s + np.float32(2))
-    s = np.float32(2) * s * (s + np.float32(2))
-    s = np.float32(2) * s * (s + np.float32(2))
-    return np.float32(2) / (s + np.float32(2))
 
 
 def _rows(z: Tensor, heights: Tensor) -> tuple[int, int]:

@@ -17,10 +17,10 @@ from mbnas import data as datasets
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network, load_supernet, save_supernet
-from mbnas.config import Settings, Surrogate
+from mbnas.config import Settings
 from mbnas.data import Data
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.evaluation import Scores, attack_both_ways, measure, recalibrate, test
+from mbnas.evaluation import Scores, attack_both_ways, measure, recalibrate, reported, test
 from mbnas.networks import freeze
 from mbnas.pareto import most_useful, non_dominated
 from mbnas.progress import bar, log
@@ -260,7 +260,7 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
 
 
 def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) -> None:
-    """PGD-20 of every Pareto member through every surrogate, counted both ways."""
+    """PGD-20 of every Pareto member through each reported surrogate, counted both ways."""
     journal = run.folder.rescored
     done = {record["id"] for record in journal.read()}
     todo = [trial.assignment for trial in front if trial.id not in done]
@@ -268,7 +268,7 @@ def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) 
     def attacked(assignment: Assignment) -> dict[str, Any]:
         network = problem.candidate(assignment)
         record: dict[str, Any] = {"id": assignment.id, "assignment": str(assignment)}
-        for surrogate in Surrogate:
+        for surrogate in reported(problem.threat):
             rng = generator(problem.seed, "rescore", assignment)
             counts = attack_both_ways(network, problem.validation, problem.threat, surrogate, rng)
             record[f"pgd20_{surrogate}_any"] = counts.any_iterate

@@ -10,8 +10,13 @@ and its backward pass puts a surrogate s in the place of the derivative of sign,
     dL/dt_k = sum   dL/dq * h_k s(z + t_k)
     dL/dh_k = sum   dL/dq * sign(z + t_k),
 
-with s(a) = 1[|a| <= 1] for the straight-through estimator (Frickenstein et al. 2023, Eq. 2-3;
-Lin et al. 2017) and s(a) = 1 - tanh(a)^2 for the smooth one.
+with, as a surrogate,
+
+    ste         1[|a| <= 1]             Frickenstein et al. 2023, Eq. 2-3; Lin et al. 2017
+    wide        1[|a| <= 3]
+    identity    1                       Bengio et al. 2013
+    polynomial  2 - 2 |a|, at least 0   Liu et al. 2018, Eq. 7
+    tanh        1 - tanh(a)^2           smooth and never zero
 """
 
 from __future__ import annotations
@@ -37,6 +42,12 @@ def derivative(surrogate: Surrogate, z: Tensor) -> Tensor:
     match surrogate:
         case Surrogate.STE:
             return (z.abs() <= 1).to(z.dtype)
+        case Surrogate.WIDE:
+            return (z.abs() <= 3).to(z.dtype)
+        case Surrogate.IDENTITY:
+            return torch.ones_like(z)
+        case Surrogate.POLYNOMIAL:
+            return (2 - 2 * z.abs()).clamp_(min=0)
         case Surrogate.TANH:
             return z.tanh().square_().neg_().add_(1)
 
@@ -65,8 +76,7 @@ class _Staircase(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         sums = any(wanted[1:])
         if kernels.applies(z, heights):
-            smooth = ctx.surrogate is Surrogate.TANH
-            found = kernels.backward(z, gradient, thresholds, heights, smooth=smooth, sums=sums)
+            found = kernels.backward(z, gradient, thresholds, heights, ctx.surrogate, sums=sums)
         else:
             found = plain_backward(z, gradient, thresholds, heights, ctx.surrogate, sums=sums)
         return *(each if want else None for each, want in zip(found, wanted, strict=True)), None

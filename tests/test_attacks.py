@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbnas import backbones
+from mbnas import backbones, losses
 from mbnas.assignment import Assignment
-from mbnas.attacks import fgsm, pgd, uniform_start
+from mbnas.attacks import broken, fgsm, pgd, restarted, uniform_start
 from mbnas.config import Surrogate
 from mbnas.networks import freeze, multibit
 
@@ -227,3 +227,59 @@ def test_the_surrogate_of_a_network_steers_the_attack() -> None:
         for surrogate in (Surrogate.STE, Surrogate.TANH)
     )
     assert not torch.equal(ste, tanh)
+
+
+def test_pgd_drives_up_the_loss_it_is_given() -> None:
+    x, y = batch(low=0.2, high=0.8)
+    options = {"eps": 0.1, "step": 0.025, "steps": 10, "stop_when_broken": False}
+    for loss in (losses.cross_entropy, losses.margin, losses.rescaled_cross_entropy):
+        adversarial = pgd(linear, x, y, generator=seeded(), loss=loss, **options)
+        assert torch.equal(adversarial, x + 0.1 * uphill(y))
+    kept = pgd(linear, x, y, generator=seeded(), loss=losses.towards(losses.margin), **options)
+    assert torch.equal(kept, x - 0.1 * uphill(y))
+
+
+def test_a_targeted_attack_goes_for_its_class() -> None:
+    weights = torch.randn(5, 12, generator=seeded(2), dtype=torch.float64)
+
+    def five(x: Tensor) -> Tensor:
+        return x.flatten(1) @ weights.T
+
+    x = torch.rand(20, 3, 2, 2, generator=seeded(1), dtype=torch.float64)
+    y = five(x).argmax(1)
+    target = (y + 1) % 5
+    adversarial = pgd(
+        five,
+        x,
+        y,
+        eps=1,
+        step=0.1,
+        steps=40,
+        generator=seeded(),
+        loss=losses.towards(losses.cross_entropy),
+        target=target,
+        stop_when_broken=False,
+    )
+    assert (five(adversarial).argmax(1) == target).float().mean() > 0.9
+
+
+def test_restarts_go_on_until_an_image_is_broken_and_no_longer() -> None:
+    x, y = torch.full((6, 1, 1, 1), 0.5), torch.zeros(6, dtype=torch.long)
+    attacked = []
+
+    def model(z: Tensor) -> Tensor:
+        wrong = (z.flatten() > 0.5).float()
+        return torch.stack((1 - wrong, wrong), dim=1)
+
+    def attack(_model: Model, z: Tensor, _y: Tensor) -> Tensor:
+        attacked.append(len(z))
+        moved = z.clone()
+        moved[:2] = 1  # breaks two images a time
+        return moved
+
+    adversarial = restarted(attack, model, x, y, restarts=9)
+    assert broken(model, adversarial, y).all()
+    assert attacked == [6, 4, 2]
+    attacked.clear()
+    assert broken(model, restarted(attack, model, x, y, restarts=2), y).sum() == 4
+    assert torch.equal(x, torch.full((6, 1, 1, 1), 0.5))

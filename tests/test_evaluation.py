@@ -183,7 +183,7 @@ def reporting(surrogate: Surrogate) -> Settings:
     )
 
 
-@pytest.mark.parametrize("surrogate", list(Surrogate))
+@pytest.mark.parametrize("surrogate", [Surrogate.STE, Surrogate.TANH])
 def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
     images = grey([115] * 8 + [255] * 4, [0] * 12)
     scores = evaluation.test(masked, images, reporting(surrogate), seed=0)
@@ -273,3 +273,13 @@ def test_recalibration_changes_nothing_but_statistics() -> None:
         "running_var",
         "num_batches_tracked",
     }
+
+
+@pytest.mark.parametrize("surrogate", list(Surrogate))
+def test_a_network_is_attacked_through_the_surrogate_of_its_threat_model_too(
+    surrogate: Surrogate,
+) -> None:
+    expected = {Surrogate.TANH, Surrogate.STE, surrogate}
+    found = evaluation.reported(reporting(surrogate).threat)
+    assert len(found) == len(expected)
+    assert set(found) == expected

@@ -61,9 +61,8 @@ def test_the_gradients_are_those_of_the_plain_version_in_float64(
     channels_last: bool,
 ) -> None:
     z, upstream, thresholds, heights = drawn(seed, steps, shape, per_channel, channels_last)
-    smooth = surrogate is Surrogate.TANH
     z = (z * 2**10).round() / 2**10  # so that z + t is exact in float32 and in float64
-    found = kernels.backward(z, upstream, thresholds, heights, smooth=smooth, sums=True)
+    found = kernels.backward(z, upstream, thresholds, heights, surrogate, sums=True)
     exact = plain_backward(
         z.double(), upstream.double(), thresholds.double(), heights.double(), surrogate, sums=True
     )
@@ -81,7 +80,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(per_channel: bool) 
     def run(threads: int) -> tuple[Tensor, ...]:
         with mock.patch("torch.get_num_threads", return_value=threads):
             q = kernels.forward(z, thresholds, heights)
-            return q, *kernels.backward(z, upstream, thresholds, heights, smooth=True, sums=True)
+            return q, *kernels.backward(z, upstream, thresholds, heights, Surrogate.TANH, sums=True)
 
     for alone, shared in zip(run(1), run(5), strict=True):
         assert torch.equal(alone, shared)
@@ -89,9 +88,9 @@ def test_the_result_does_not_depend_on_the_number_of_threads(per_channel: bool) 
 
 def test_without_sums_only_the_gradient_of_z_is_computed() -> None:
     z, upstream, thresholds, heights = drawn(0, 3, (4, 16, 32, 32), False, False)
-    full = kernels.backward(z, upstream, thresholds, heights, smooth=True, sums=True)
+    full = kernels.backward(z, upstream, thresholds, heights, Surrogate.TANH, sums=True)
     slope, by_threshold, by_height = kernels.backward(
-        z, upstream, thresholds, heights, smooth=True, sums=False
+        z, upstream, thresholds, heights, Surrogate.TANH, sums=False
     )
     assert torch.equal(slope, full[0])
     assert not by_threshold.any()

@@ -36,6 +36,9 @@ SURROGATES = pytest.mark.parametrize("surrogate", list(Surrogate))
 # Functions that have the surrogate as their derivative.
 PRIMITIVES: dict[Surrogate, Callable[[Tensor], Tensor]] = {
     Surrogate.STE: lambda a: a.clamp(-1, 1),
+    Surrogate.WIDE: lambda a: a.clamp(-3, 3),
+    Surrogate.IDENTITY: lambda a: a,
+    Surrogate.POLYNOMIAL: lambda a: (2 * a - a * a.abs()).where(a.abs() < 1, a.sign()),
     Surrogate.TANH: torch.tanh,
 }
 

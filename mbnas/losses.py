@@ -1,0 +1,59 @@
+"""What an attack drives up: losses of each image, ``loss(logits (B, K), y (B,)) -> (B,)``.
+
+Cross-entropy stops having a gradient where softmax saturates, which binary networks, whose logits
+are large, do early; the other three do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(z)_y (Madry et al. 2018)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{i != y} z_i - z_y, positive where the image is lost (Carlini & Wagner 2017)."""
+    right, rival = _right_and_rival(logits, y)
+    return rival - right
+
+
+def logit_ratio(logits: Tensor, y: Tensor) -> Tensor:
+    """The margin over z_(1) - z_(3), the gap between the largest logit and the third.
+
+    Difference-of-logits ratio, DLR (Croce & Hein 2020, Eq. 6): no scale or shift of the logits
+    changes it. It needs three classes; with two the gap is to the second.
+    """
+    right, rival = _right_and_rival(logits, y)
+    ordered = logits.topk(min(3, logits.shape[1]), dim=1).values
+    return (rival - right) / (ordered[:, 0] - ordered[:, -1]).clamp(min=1e-12)
+
+
+def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of z / |z_y - max_{i != y} z_i|, whose divisor counts as a constant.
+
+    The margin of every image becomes 1, where softmax is far from saturated (after Gupta &
+    Ajanthan 2022, who look for one temperature for the network).
+    """
+    right, rival = _right_and_rival(logits.detach(), y)
+    return cross_entropy(logits / (right - rival).abs().clamp(min=1e-12)[:, None], y)
+
+
+def towards(loss: Loss) -> Loss:
+    """The loss of a targeted attack, which takes the class to reach in the place of the label."""
+    return lambda logits, target: -loss(logits, target)
+
+
+def _right_and_rival(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logit of the label and the largest other one, (B,) each."""
+    is_label = F.one_hot(y, logits.shape[1]).bool()
+    others = logits.masked_fill(is_label, -torch.inf)
+    return logits[is_label], others.max(dim=1).values
