@@ -142,7 +142,29 @@ def pipeline(result: Result) -> str:
     return f"{described}\n\n{table(header, rows)}"
 
 
+def attacks(result: Result) -> str:
+    """Images a second of everyone's PGD-20."""
+    parts = [
+        f"`{result['command']}` ({machine(result)}, {result['threads']} threads): PGD-20, and how "
+        "many times as many images a second mbnas attacks, median (least–most)."
+    ]
+    for name, network in result["measured"].items():
+        rows = [
+            [
+                case,
+                percent(each["robust"]),
+                f"{each['images/s']:.1f}",
+                "{:.2f} ({:.2f}–{:.2f})".format(*each["mbnas is times as fast"]),
+            ]
+            for case, each in network["cases"].items()
+        ]
+        title = f"{name} ResNet-20, natural {percent(network['natural'])} %"
+        parts.append(table([title, "robust %", "images/s", "mbnas is times as fast"], rows))
+    return "\n\n".join(parts)
+
+
 KINDS: dict[str, Callable[[Result], str]] = {
+    "attacks": attacks,
     "search": search,
     "training": training,
     "supernet": supernet,

@@ -1,0 +1,179 @@
+"""PGD-20 against three libraries: same network, images, eps, step, steps and threads, in turns.
+
+    pip install torchattacks foolbox "setuptools<81" && pip install --no-build-isolation adv-lib
+    python scripts/bench_attacks.py --data CIFAR_FOLDER
+
+Trains a float ResNet-20 and its 3x3 multi-bit twin by FastAT for a few epochs, freezes both, and
+attacks both with everyone's PGD-20. What makes the difference is taken away one by one.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import bench
+import torch
+from torch import Tensor, nn
+
+from mbnas import Assignment, freeze, load, measure, multibit, pgd, recalibrate
+from mbnas import data as datasets
+from mbnas.config import Recipe, Settings
+from mbnas.data import Data
+from mbnas.images import Images
+from mbnas.networks import Network, full_precision
+from mbnas.randomness import generator, seeded
+from mbnas.training import fit, network_objective
+
+SPACE = Path("search_spaces/resnet20.yaml")
+Robust = Callable[[], float]
+
+
+def trained(network: Network, settings: Settings, data: Data, recipe: Recipe) -> Network:
+    """By FastAT; the best of its epochs on held-out images."""
+    network.standardise_by(*data.statistics())
+    held_out = data.validation.first(recipe.guard_images)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            network,
+            network_objective(network, settings.threat, recipe),
+            guard=lambda: measure(
+                network.eval(), held_out, settings.threat, generator(0, "guard"), 5
+            ),
+            train=data.train,
+            augmentation=settings.data,
+            recipe=recipe,
+            title="training",
+            seed=0,
+            checkpoint=Path(folder) / "training.pt",
+        )
+    return network
+
+
+class Smooth(nn.Module):
+    """What the libraries are given: a module of one argument, through the same surrogate."""
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        super().__init__()
+        self.network, self.surrogate = network, settings.threat.surrogate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, classes)."""
+        logits: Tensor = self.network(x, self.surrogate)
+        return logits
+
+
+def contenders(network: Network, images: Images, settings: Settings) -> dict[str, Robust]:
+    """Robust accuracy of a frozen network by each implementation."""
+    sys.modules.setdefault("torchvision.datasets", datasets._torchvision_datasets())
+    import foolbox  # noqa: PLC0415 (needs torchvision as repaired above)
+    import torchattacks  # noqa: PLC0415
+    from adv_lib.attacks import pgd_linf  # noqa: PLC0415
+
+    threat, module = settings.threat, Smooth(network, settings).eval()
+    eps, step, steps = threat.eps, threat.step, threat.steps
+    batches = list(images.batches(128))
+
+    def by(attack: Callable[[Tensor, Tensor], Tensor]) -> Robust:
+        def robust() -> float:
+            right = 0
+            for x, y in batches:
+                adversarial = attack(x, y)
+                with torch.no_grad():
+                    right += int((module(adversarial).argmax(1) == y).sum())
+            return right / len(images)
+
+        return robust
+
+    fool = foolbox.PyTorchModel(module, bounds=(0, 1))
+    linf = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps)
+    return {
+        "mbnas": lambda: measure(network, images, threat, torch.Generator()).robust,
+        "mbnas, dropping nothing": by(
+            lambda x, y: pgd(
+                module,
+                x,
+                y,
+                eps=eps,
+                step=step,
+                steps=steps,
+                generator=torch.Generator(),
+                stop_when_broken=False,
+            )
+        ),
+        "torchattacks": by(torchattacks.PGD(module, eps=eps, alpha=step, steps=steps)),
+        "foolbox": by(lambda x, y: linf(fool, x, y, epsilons=eps)[1]),
+        "adversarial-library": by(
+            lambda x, y: pgd_linf(
+                module, x, y, ε=eps, steps=steps, absolute_step_size=step, random_init=True
+            )
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--train-images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    changes = [f"data.root={arguments.data}", f"data.train_images={arguments.train_images}"]
+    settings = load(SPACE, changes)
+    data = datasets.load(settings.data, seed=0)
+    recipe = settings.retraining.model_copy(
+        update={"epochs": arguments.epochs, "guard_images": 128}
+    )
+    images = data.validation.first(arguments.images)
+    measured = {}
+    with seeded(0):
+        twins = {
+            "float": full_precision(settings.table),
+            "3x3": multibit(settings.table, Assignment.uniform(3, 3, settings.space.layers)),
+        }
+    for name, network in twins.items():
+        trained(network, settings, data, recipe)
+        recalibrate(network, data.train.first(512))
+        frozen = freeze(network) if name != "float" else network.eval().requires_grad_(False)
+        cases = contenders(frozen, images, settings)
+        if name != "float":
+            merging = network.eval().requires_grad_(False)
+            cases["mbnas, merging weights in every pass"] = contenders(merging, images, settings)[
+                "mbnas"
+            ]
+        robust = {case: run() for case, run in cases.items()}
+        seconds = bench.paired(cases, arguments.rounds)
+        natural = measure(frozen, images, settings.threat, torch.Generator(), 1).natural
+        measured[name] = {
+            "natural": natural,
+            "cases": {
+                case: {
+                    "robust": robust[case],
+                    "images/s": arguments.images / min(seconds[case]),
+                    "mbnas is times as fast": bench.ratio(seconds[case], seconds["mbnas"]),
+                }
+                for case in cases
+            },
+        }
+        bench.show(
+            f"PGD-20 on a {name} ResNet-20 with {natural:.1%} natural accuracy",
+            ["", "robust %", "images/s", "mbnas is times as fast"],
+            [
+                [
+                    case,
+                    f"{100 * each['robust']:.1f}",
+                    f"{each['images/s']:.1f}",
+                    "{:.2f} ({:.2f}-{:.2f})".format(*each["mbnas is times as fast"]),
+                ]
+                for case, each in measured[name]["cases"].items()
+            ],
+        )
+        print(bench.keep("attacks-resnet20-cpu", measured))
+
+
+if __name__ == "__main__":
+    main()
