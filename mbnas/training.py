@@ -96,16 +96,16 @@ def fit(
                 part=(parallel.rank(), parallel.count()),
             )
             module.train()
-            total = 0.0
+            total = torch.zeros((), dtype=torch.float64)  # read once an epoch: a GPU runs ahead
             for batch, (x, y) in enumerate(shuffled):
                 optimizer.zero_grad()
-                total += float(accumulate(x, y, rng))
+                total = total + accumulate(x, y, rng)
                 parallel.average_gradients(module)
                 progress = ((number - 1) * batches + batch + 0.5) / (recipe.epochs * batches)
                 _step(module, optimizer, recipe, progress)
                 advance(f"natural {history[-1].natural:.1%}" if history else "")
             parallel.share_buffers(module)
-            epoch = parallel.led(partial(_judged, number, total / batches, guard))
+            epoch = parallel.led(partial(_judged, number, float(total) / batches, guard))
             log.info("%s %s", title, epoch)
             if all(epoch.worth >= earlier.worth for earlier in history):
                 best = {key: value.clone() for key, value in module.state_dict().items()}

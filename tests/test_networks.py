@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from helpers import scrambled
+from torch import Tensor
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone
 from mbnas.config import Surrogate
-from mbnas.networks import Network, freeze, full_precision, multibit
+from mbnas.networks import freeze, full_precision, multibit
 
 RESNET8 = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 RESNET18 = backbones.build("resnet18", width=2, image=(3, 64, 64), classes=7)
@@ -22,18 +23,6 @@ MIXED = Assignment.parse("3x1,1x3,2x2,1x1,1x2,5x1", 6)
 
 def images(table: Backbone, count: int = 4) -> Tensor:
     return torch.rand(count, *table.image)
-
-
-def scrambled(network: Network) -> Network:
-    """The network with every parameter and every batch-norm statistic moved at random."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-        for norm in network.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.running_mean.normal_()
-                norm.running_var.uniform_(0.5, 2)
-    return network
 
 
 @TABLES
@@ -102,7 +91,7 @@ def test_standardising_is_part_of_the_network() -> None:
 def test_silent_convolutions_leave_parameter_free_shortcuts() -> None:
     """Every second pixel twice over, and new channels of zeros on both sides."""
     torch.manual_seed(0)
-    network, x = scrambled(multibit(RESNET8, MIXED)).eval(), images(RESNET8)
+    network, x = scrambled(lambda: multibit(RESNET8, MIXED)).eval(), images(RESNET8)
     for layer in network.convolutions.values():
         layer.activations.beta.data.zero_()
     kept = torch.zeros(4, 16, 4, 4)
@@ -129,7 +118,7 @@ def test_batch_norm_comes_before_the_sign() -> None:
 @pytest.mark.parametrize("bases", [(1, 1), (3, 2), (8, 8)])
 def test_frozen_network_gives_the_same_bits(table: Backbone, bases: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    network = scrambled(multibit(table, Assignment.uniform(*bases, len(table.searchable))))
+    network = scrambled(lambda: multibit(table, Assignment.uniform(*bases, len(table.searchable))))
     x = images(table)
     frozen = freeze(network)
     assert torch.equal(frozen(x), network.eval()(x))
@@ -138,7 +127,10 @@ def test_frozen_network_gives_the_same_bits(table: Backbone, bases: tuple[int, i
 @pytest.mark.parametrize("surrogate", list(Surrogate))
 def test_frozen_network_shows_attacks_the_same_gradient(surrogate: Surrogate) -> None:
     torch.manual_seed(0)
-    network, x = scrambled(multibit(RESNET8, MIXED)).eval(), images(RESNET8).requires_grad_()
+    network, x = (
+        scrambled(lambda: multibit(RESNET8, MIXED)).eval(),
+        images(RESNET8).requires_grad_(),
+    )
     frozen, live = (
         torch.autograd.grad(each(x, surrogate).square().sum(), x)[0]
         for each in (freeze(network), network)
@@ -158,7 +150,7 @@ def test_frozen_network_is_fixed() -> None:
 
 def test_freezing_leaves_the_original_alone() -> None:
     torch.manual_seed(0)
-    network = scrambled(multibit(RESNET8, MIXED)).train()
+    network = scrambled(lambda: multibit(RESNET8, MIXED)).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     frozen = freeze(network)
     with torch.no_grad():

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import scrambled
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbnas import backbones
 from mbnas.assignment import Assignment, Bases, Space
@@ -24,15 +25,7 @@ MIXED = Assignment.parse("5x1,1x3,2x3,1x1,5x3,2x1", SPACE.layers)
 
 def random_supernet(seed: int) -> Supernet:
     """Every parameter, batch-norm statistic and standardisation is unlike its initial value."""
-    torch.manual_seed(seed)
-    supernet = Supernet(TABLE, SPACE).eval()
-    with torch.no_grad():
-        for parameter in supernet.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-        for norm in supernet.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.running_mean.normal_()
-                norm.running_var.uniform_(0.5, 2)
+    supernet = scrambled(lambda: Supernet(TABLE, SPACE).eval(), seed)
     supernet.standardise_by(torch.rand(3), torch.rand(3) + 0.5)
     return supernet
 
