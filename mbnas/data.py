@@ -76,6 +76,9 @@ def load(settings: DataSettings, seed: int) -> Data:
             "images to train on; choose fewer"
         )
     order = torch.randperm(len(train), generator=generator(seed, "split"))
+    # A folder lists its classes one after another; the first n test images must be a fair sample,
+    # and the same one whatever the seed.
+    test = test.take(torch.randperm(len(test), generator=generator(0, "test order")))
     held_out, rest = order[: settings.validation], order[settings.validation :]
     return Data(
         train=train.take(rest[: settings.train_images]),

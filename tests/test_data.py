@@ -106,6 +106,17 @@ def test_fewer_training_images_leave_the_other_splits_alone() -> None:
     )
 
 
+def test_the_first_test_images_are_a_fair_sample_and_always_the_same(tmp_path: Path) -> None:
+    pixels = iter(noise(124))
+    for split, count in (("train", 2), ("test", 60)):
+        for name, number in product(("cat", "dog"), range(count)):
+            draw(next(pixels), tmp_path / split / name / f"{number}.png")
+    settings = DataSettings(name="folder", root=tmp_path, image_size=4, classes=2, validation=2)
+    first, again = (load(settings, seed).test.first(30) for seed in (0, 1))
+    assert 5 <= int(first.labels.sum()) <= 25
+    assert torch.equal(first.gather(slice(None))[0], again.gather(slice(None))[0])
+
+
 def test_statistics_are_those_of_the_training_images(root: Path) -> None:
     data = folder(root)
     x = data.train.pixels[data.train.positions].numpy() / 255
@@ -126,7 +137,7 @@ def test_a_folder_gives_its_pixels_and_the_labels_of_its_classes(root: Path) -> 
     assert torch.equal(data.train.pixels, pixels[:6])
     assert data.train.targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert torch.equal(data.test.pixels, pixels[6:])
-    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert data.test.targets.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet"])
@@ -174,7 +185,7 @@ def test_changed_and_new_files_are_read(root: Path) -> None:
     os.utime(path, ns=(before + 1, before + 1))
     assert torch.equal(folder(root).test.pixels[3], torch.from_numpy(pixels))
     draw(pixels, path.with_name("2.png"))
-    assert folder(root).test.labels.tolist() == [0, 0, 1, 1, 1]
+    assert folder(root).test.targets.tolist() == [0, 0, 1, 1, 1]
 
 
 def test_each_size_has_a_cache_of_its_own(root: Path) -> None:
@@ -311,7 +322,7 @@ def test_torchvisions_own_files_are_read(tmp_path: Path) -> None:
     data = folder(tmp_path, name="cifar10", image_size=32, classes=10)
     assert torch.equal(data.train.pixels, torch.from_numpy(pixels[:20]))
     assert torch.equal(data.test.pixels, torch.from_numpy(pixels[20:]))
-    assert data.train.targets.tolist() + data.test.labels.tolist() == labels
+    assert data.train.targets.tolist() + data.test.targets.tolist() == labels
 
 
 @pytest.mark.usefixtures("unchecked")
