@@ -247,7 +247,9 @@ def _share(kernel: Callable[..., None], rows: int, length: int, *arguments: obje
         kernel(0, rows, length, *arguments)
         return
     bounds = [rows * i // threads for i in range(threads + 1)]
-    running = [_pool().submit(kernel, *part, length, *arguments) for part in pairwise(bounds)]
+    mine, *others = pairwise(bounds)
+    running = [_pool().submit(kernel, *part, length, *arguments) for part in others]
+    kernel(*mine, length, *arguments)
     for each in running:
         each.result()
 
