@@ -7,6 +7,7 @@ that stay in the first-level cache are gone over once per step of the staircase.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -257,6 +258,10 @@ def _share(kernel: Callable[..., None], rows: int, length: int, *arguments: obje
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="mbnas-kernels")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _dense(z: Tensor) -> Tensor:

@@ -29,10 +29,11 @@ from mbnas.report import write_pareto
 from mbnas.retraining import retrain
 from mbnas.runs import RunFolder
 from mbnas.search.engines import engine
-from mbnas.search.executors import Executor, one_thread_each
+from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.runner import Session
 from mbnas.supernet import Supernet, extract
+from mbnas.threads import one_thread_each, suited_to
 from mbnas.training import fit, supernet_objective
 
 Metrics = dict[str, Any]
@@ -71,7 +72,8 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     runs.require_new(out)
     data = _load(settings)
     folder = parallel.led(lambda: runs.create(out, settings))
-    return _all_stages(folder, settings, data, executor)
+    with suited_to(settings):
+        return _all_stages(folder, settings, data, executor)
 
 
 def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome:
@@ -84,7 +86,9 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         DataError: if the folder is no run, or was started on other images.
     """
     executor.check()
-    return _all_stages(runs.reopen(path), settings, _load(settings), executor)
+    folder, data = runs.reopen(path), _load(settings)
+    with suited_to(settings):
+        return _all_stages(folder, settings, data, executor)
 
 
 def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
@@ -102,7 +106,8 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     device = pick_device(settings.device)
     data = _load(settings).to(device)
     supernet = load_supernet(folder.supernet_file)
-    return _retrained(_Run(folder, settings, data, device), supernet, assignment)
+    with suited_to(settings):
+        return _retrained(_Run(folder, settings, data, device), supernet, assignment)
 
 
 def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Metrics:
@@ -115,12 +120,13 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Metrics:
     settings = config.validate(saved.model_dump(mode="json"), overrides)
     device = pick_device(settings.device)
     data = _load(settings)
-    frozen = freeze(network.to(device))
+    with suited_to(settings):
+        scores = test(freeze(network.to(device)), data.test.to(device), settings, settings.seed)
     return {
         "id": assignment.id,
         "assignment": str(assignment),
         "bops": bops(settings.table, assignment),
-        "test": asdict(test(frozen, data.test.to(device), settings, settings.seed)),
+        "test": asdict(scores),
     }
 
 

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbnas import backbones
+from mbnas import backbones, kernels
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.config import Surrogate
 from mbnas.supernet import Supernet, extract
+from mbnas.training import fair_assignments
 
 TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 SPACE = Space((1, 2, 5), (1, 3), len(TABLE.searchable))
@@ -140,3 +141,17 @@ def test_an_assignment_of_another_depth_is_no_sub_network() -> None:
         supernet(images(), short)
     with pytest.raises(ValueError, match="zip"):
         extract(supernet, short)
+
+
+def test_nothing_is_compiled_anew_for_another_assignment() -> None:
+    supernet, x = random_supernet(0).train(), images()
+
+    def train(assignment: Assignment) -> None:
+        supernet(x, assignment).square().sum().backward()
+
+    train(SPACE.smallest)
+    train(SPACE.largest)
+    kept = [len(each.signatures) for each in (kernels._climb, kernels._descend)]
+    for seed in range(5):
+        train(next(fair_assignments(SPACE, seed)))
+    assert [len(each.signatures) for each in (kernels._climb, kernels._descend)] == kept

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +16,7 @@ import torch
 from mbnas.errors import SettingsError
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.runner import Session
+from mbnas.threads import one_thread_each
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,3 @@ def run_in_process(problem: Problem, session: Session, workers: int) -> None:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 session.record(future.result())
-
-
-@contextmanager
-def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads in each of which torch computes with a single one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
