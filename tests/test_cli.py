@@ -311,7 +311,8 @@ def test_spoilt_weights_are_explained(
     for path in (network, supernet):
         path.write_bytes(spoil(path.read_bytes()))
     assert repr(str(network)) in mistake("evaluate", str(network), code=3)
-    other = runs.RunFolder(run).trials.read()[-1]["id"]
+    identities = (record["id"] for record in runs.RunFolder(run).trials.read())
+    other = next(each for each in identities if each != candidate(run).name)
     assert repr(str(supernet)) in mistake("retrain", str(run), "--candidate", other, code=3)
     line = mistake("search", "--resume", str(run), "--executor", "inprocess", code=3)
     assert repr(str(supernet)) in line
