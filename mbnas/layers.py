@@ -1,6 +1,6 @@
 """Multi-bit convolutions (Frickenstein et al. 2023, Eq. 2; ABC-Net, Lin et al. 2017, Eq. 3-6).
 
-    B_m = sign((W - mean W)/std W + u_m),  m = 1..M        A_n = sign(x + v_n),  n = 1..N
+    B_m = sign((W - mean W)/std W + u_m),  m = 1..M        A_n = sign(norm(x) + v_n),  n = 1..N
 
     y = sum_m sum_n alpha_m beta_n conv(B_m, A_n) = conv(sum_n beta_n A_n, sum_m alpha_m B_m)
 
@@ -11,8 +11,6 @@ Zero padding adds nothing on either side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +20,8 @@ from mbnas import precision
 from mbnas.assignment import Bases, Space
 from mbnas.backbones import Row
 from mbnas.config import Surrogate
-from mbnas.quantizers import height_for_normal, staircase, standardise, threshold_grid
+from mbnas.normalisation import of_batch, of_weight
+from mbnas.quantizers import height_for_normal, staircase, threshold_grid
 
 
 class WeightQuantizer(nn.Module):
@@ -37,7 +36,7 @@ class WeightQuantizer(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Merged weight sum_m alpha_m B_m; (C_out, C_in, k, k) -> same shape."""
-        return staircase(standardise(weight), self.u, self.alpha, Surrogate.STE)
+        return staircase(weight, self.u, self.alpha, Surrogate.STE, of_weight(weight))
 
 
 class ActivationQuantizer(nn.Module):
@@ -49,9 +48,9 @@ class ActivationQuantizer(nn.Module):
         self.v = nn.Parameter(torch.tensor(grid))
         self.beta = nn.Parameter(torch.full((bases,), height_for_normal(grid)))
 
-    def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
-        """Merged activation sum_n beta_n A_n; any shape -> same shape."""
-        return staircase(x, self.v, self.beta, surrogate)
+    def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
+        """Merged activation sum_n beta_n A_n of norm(x); (B, C_in, H, W) -> same shape."""
+        return staircase(x, self.v, self.beta, surrogate, of_batch(norm, x))
 
 
 def initial_spread(row: Row) -> float:
@@ -65,26 +64,13 @@ def latent_weight(row: Row) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape) * initial_spread(row))
 
 
-def _convolve(quantize: Callable[[Tensor], Tensor], x: Tensor, weight: Tensor, row: Row) -> Tensor:
-    """conv(quantize(x), weight), of which only ``x`` and ``weight`` wait for the backward pass.
-
-    Quantizing again is a small part of a step; keeping the result would be a third of its memory.
-    Under autocast the convolution alone runs in low precision, never a comparison with a threshold.
-    """
-    dtype = precision.of_convolutions(x)
-    activations = quantize(x).to(dtype)
-    kept, address = x.detach(), activations.data_ptr()
-
-    def pack(tensor: Tensor) -> Tensor | None:
-        return None if tensor.data_ptr() == address else tensor
-
-    def unpack(tensor: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            return quantize(kept).to(dtype) if tensor is None else tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        y = F.conv2d(activations, weight.to(dtype), stride=row.stride, padding=row.kernel // 2)
-    return y.to(x.dtype)
+def _convolve(activations: Tensor, weight: Tensor, row: Row) -> Tensor:
+    """Under autocast in low precision, which no comparison with a threshold ever is."""
+    dtype = precision.of_convolutions(activations)
+    y = F.conv2d(
+        activations.to(dtype), weight.to(dtype), stride=row.stride, padding=row.kernel // 2
+    )
+    return y.to(activations.dtype)
 
 
 class MultiBitConv2d(nn.Module):
@@ -100,10 +86,12 @@ class MultiBitConv2d(nn.Module):
         self.weights = WeightQuantizer(bases.weights, row.out_channels, initial_spread(row))
         self.activations = ActivationQuantizer(bases.activations)
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(
+        self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
+    ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         merged = self.weights(self.weight)
-        return _convolve(partial(self.activations, surrogate=surrogate), x, merged, self.row)
+        return _convolve(self.activations(x, norm, surrogate), merged, self.row)
 
 
 class FloatConv2d(nn.Module):
@@ -114,10 +102,12 @@ class FloatConv2d(nn.Module):
         self.row = row
         self.weight = nn.Parameter(math.sqrt(2) * latent_weight(row).detach())  # half is cut off
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(
+        self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
+    ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride); nothing needs a surrogate."""
         return F.conv2d(
-            F.relu(x), self.weight, stride=self.row.stride, padding=self.row.kernel // 2
+            F.relu(norm(x)), self.weight, stride=self.row.stride, padding=self.row.kernel // 2
         )
 
 
@@ -132,10 +122,11 @@ class FrozenMultiBitConv2d(nn.Module):
         self.activations = layer.activations
         self.register_buffer("merged", layer.weights(layer.weight).detach())
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(
+        self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
+    ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
-        quantize = partial(self.activations, surrogate=surrogate)
-        return _convolve(quantize, x, self.merged, self.row)
+        return _convolve(self.activations(x, norm, surrogate), self.merged, self.row)
 
 
 class ElasticMultiBitConv2d(nn.Module):
@@ -158,8 +149,10 @@ class ElasticMultiBitConv2d(nn.Module):
             {str(n): ActivationQuantizer(n) for n in space.activations}
         )
 
-    def forward(self, x: Tensor, bases: Bases, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(
+        self, x: Tensor, norm: nn.BatchNorm2d, bases: Bases, surrogate: Surrogate = Surrogate.STE
+    ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         merged = self.weights[str(bases.weights)](self.weight)
-        quantize = partial(self.activations[str(bases.activations)], surrogate=surrogate)
-        return _convolve(quantize, x, merged, self.row)
+        quantized = self.activations[str(bases.activations)](x, norm, surrogate)
+        return _convolve(quantized, merged, self.row)

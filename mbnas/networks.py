@@ -76,11 +76,11 @@ class Skeleton(nn.Module):
         """Every main convolution has its own shortcut (Liu et al. 2018, Bi-Real Net)."""
         shortcut_row = next((row for row in block if row.role == "shortcut"), None)
         for row in (row for row in block if row.role == "main"):
-            branch = convolve(row, self.norms[row.name](x))
+            branch = convolve(row, x)
             if branch.shape == x.shape:
                 x = branch + x
             elif shortcut_row is not None:
-                x = branch + convolve(shortcut_row, self.norms[shortcut_row.name](x))
+                x = branch + convolve(shortcut_row, x)
             else:
                 x = branch + _subsample_and_pad(x, row)
         return x
@@ -99,7 +99,9 @@ class Network(Skeleton):
 
     def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
         """Images (B, C, H, W) in [0, 1] -> logits (B, classes)."""
-        return self.propagate(x, lambda row, z: self.convolutions[row.name](z, surrogate))
+        return self.propagate(
+            x, lambda row, z: self.convolutions[row.name](z, self.norms[row.name], surrogate)
+        )
 
 
 def multibit(backbone: Backbone, assignment: Assignment) -> Network:

@@ -8,9 +8,15 @@ and its backward pass puts a surrogate s in the place of the derivative of sign,
 
     dL/dz   = dL/dq * sum_k h_k s(z + t_k)
     dL/dt_k = sum   dL/dq * h_k s(z + t_k)
-    dL/dh_k = sum   dL/dq * sign(z + t_k),
+    dL/dh_k = sum   dL/dq * sign(z + t_k).
 
-with, as a surrogate,
+z is a standardised x (normalisation.py). With x' = (x - mean) / deviation, z = gain x' + offset,
+
+    dL/dgain = sum dL/dz * x',    dL/doffset = sum dL/dz,
+    dL/dx = gain / deviation * (dL/dz - dL/doffset / n - x' dL/dgain / f),
+
+where n numbers share a mean and f is n for the variance of a batch, n - 1 for the sample variance;
+without the last two terms where mean and deviation are constants. As a surrogate there are
 
     ste         1[|a| <= 1]             Frickenstein et al. 2023, Eq. 2-3; Lin et al. 2017
     wide        1[|a| <= 3]
@@ -30,6 +36,7 @@ from torch import Tensor
 
 from mbnas import kernels
 from mbnas.config import Surrogate
+from mbnas.normalisation import Standard
 
 
 def sign(z: Tensor) -> Tensor:
@@ -58,32 +65,54 @@ class _Staircase(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (torch lets it hold attributes of any type)
-        z: Tensor,
+        x: Tensor,
+        gain: Tensor,
+        offset: Tensor,
         thresholds: Tensor,
         heights: Tensor,
         surrogate: Surrogate,
+        standard: Standard,
     ) -> Tensor:
-        ctx.save_for_backward(z, thresholds, heights)
-        ctx.surrogate = surrogate
-        if kernels.applies(z, heights):
-            return kernels.forward(z, thresholds, heights)
-        return plain_forward(z, thresholds, heights)
+        scale = standard.scale
+        ctx.save_for_backward(
+            x, standard.mean, standard.deviation, scale, offset, thresholds, heights
+        )
+        ctx.surrogate, ctx.freedom = surrogate, standard.freedom
+        climb = kernels.forward if kernels.applies(x, standard.mean, heights) else plain_forward
+        return climb(x, standard.mean, scale, offset, thresholds, heights)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        z, thresholds, heights = ctx.saved_tensors
+        x, mean, deviation, scale, offset, thresholds, heights = ctx.saved_tensors
+        compiled = kernels.applies(x, mean, heights)
+        descend = kernels.backward if compiled else plain_backward
+        tilt = kernels.tilt if compiled else plain_tilt
         (gradient,) = upstream
-        wanted = ctx.needs_input_grad[:3]
-        sums = any(wanted[1:])
-        if kernels.applies(z, heights):
-            found = kernels.backward(z, gradient, thresholds, heights, ctx.surrogate, sums=sums)
-        else:
-            found = plain_backward(z, gradient, thresholds, heights, ctx.surrogate, sums=sums)
-        return *(each if want else None for each, want in zip(found, wanted, strict=True)), None
+        wanted = ctx.needs_input_grad
+        dx, level, product, by_threshold, by_height = descend(
+            x,
+            gradient,
+            mean,
+            scale,
+            offset,
+            thresholds,
+            heights,
+            ctx.surrogate,
+            sums=any(wanted[3:5]),
+        )
+        if ctx.freedom is not None:
+            count = x.numel() // mean.numel()
+            lean = -scale * product / deviation.square() / ctx.freedom
+            tilt(dx, x, mean, -scale * level / count, lean)
+        found = (dx, product / deviation, level, by_threshold, by_height)
+        return *(g if want else None for g, want in zip(found, wanted, strict=False)), None, None
 
 
-def plain_forward(z: Tensor, thresholds: Tensor, heights: Tensor) -> Tensor:
+def plain_forward(
+    x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor, thresholds: Tensor, heights: Tensor
+) -> Tensor:
     """q(z) in tensor operations: for every device and type, and the oracle of the kernels."""
+    z = (x - mean) * scale + offset
     total = torch.where(z >= -thresholds[0], heights[0], -heights[0])
     for threshold, height in zip(thresholds[1:], heights[1:], strict=True):
         total += torch.where(z >= -threshold, height, -height)
@@ -91,16 +120,21 @@ def plain_forward(z: Tensor, thresholds: Tensor, heights: Tensor) -> Tensor:
 
 
 def plain_backward(
-    z: Tensor,
+    x: Tensor,
     gradient: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    offset: Tensor,
     thresholds: Tensor,
     heights: Tensor,
     surrogate: Surrogate,
     *,
     sums: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The three gradients; those of thresholds and heights are zero without ``sums``."""
-    slope = torch.zeros_like(z)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`mbnas.kernels.backward` returns."""
+    centred = x - mean
+    z = centred * scale + offset
+    slope = torch.zeros_like(x)
     by_threshold, by_height = torch.zeros_like(thresholds), torch.zeros_like(heights)
     for k, (threshold, height) in enumerate(zip(thresholds, heights, strict=True)):
         shifted = z + threshold
@@ -110,25 +144,30 @@ def plain_backward(
             by_threshold[k] = step.mul_(gradient).sum()
             signed = torch.where(shifted >= 0, gradient, -gradient)
             by_height[k] = signed.sum_to_size(height.shape)
-    return slope.mul_(gradient), by_threshold, by_height
+    slope.mul_(gradient)
+    level = slope.sum_to_size(mean.shape)
+    product = centred.mul_(slope).sum_to_size(mean.shape)
+    return slope.mul_(scale), level, product, by_threshold, by_height
 
 
-def staircase(z: Tensor, thresholds: Tensor, heights: Tensor, surrogate: Surrogate) -> Tensor:
-    """q(z) of the module's docstring.
+def plain_tilt(slope: Tensor, x: Tensor, mean: Tensor, level: Tensor, lean: Tensor) -> None:
+    """What :func:`mbnas.kernels.tilt` does."""
+    slope.add_((x - mean).mul_(lean).add_(level))
+
+
+def staircase(
+    x: Tensor, thresholds: Tensor, heights: Tensor, surrogate: Surrogate, standard: Standard
+) -> Tensor:
+    """q(z) of the module's docstring for z = ``standard`` of x.
 
     Args:
-        z: any shape.
+        x: any shape.
         thresholds: (K,), one scalar per step.
-        heights: (K, ...) where each ``heights[k]`` broadcasts to ``z``.
+        heights: (K, ...) where each ``heights[k]`` broadcasts to ``x``.
         surrogate: the derivative of sign seen by the backward pass.
     """
     apply = cast(Callable[..., Tensor], _Staircase.apply)
-    return apply(z, thresholds, heights, surrogate)
-
-
-def standardise(weight: Tensor) -> Tensor:
-    """(W - mean W) / std W over the whole layer."""
-    return (weight - weight.mean()) / weight.std()
+    return apply(x, standard.gain, standard.offset, thresholds, heights, surrogate, standard)
 
 
 def threshold_grid(bases: int) -> list[float]:

@@ -30,7 +30,10 @@ class Supernet(Skeleton):
         names = (row.name for row in self.backbone.searchable)
         bases = dict(zip(names, assignment, strict=True))
         return self.propagate(
-            x, lambda row, z: self.convolutions[row.name](z, bases[row.name], surrogate)
+            x,
+            lambda row, z: self.convolutions[row.name](
+                z, self.norms[row.name], bases[row.name], surrogate
+            ),
         )
 
 

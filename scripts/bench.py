@@ -23,7 +23,8 @@ from mbnas import runs
 from mbnas.config import Surrogate
 from mbnas.layers import MultiBitConv2d
 from mbnas.networks import Network
-from mbnas.quantizers import staircase, standardise
+from mbnas.normalisation import Standard, of_weight
+from mbnas.quantizers import staircase
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -44,13 +45,16 @@ class ExpandedConv2d(torch.nn.Module):
         self.row, self.weight = layer.row, layer.weight
         self.weights, self.activations = layer.weights, layer.activations
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(
+        self, x: Tensor, norm: torch.nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
+    ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         u, alpha = self.weights.u, self.weights.alpha.squeeze(-1)
         v, beta = self.activations.v, self.activations.beta
-        W, one = standardise(self.weight), torch.ones(1)
-        B = [staircase(W, u[m : m + 1], one, Surrogate.STE) for m in range(len(u))]
-        A = [staircase(x, v[n : n + 1], one, surrogate) for n in range(len(v))]
+        z, W, one, zero = norm(x), self.weight, torch.ones(1), torch.zeros(())
+        standard, identity = of_weight(W), Standard(zero, 1 + zero, 1 + zero, zero, None)
+        B = [staircase(W, u[m : m + 1], one, Surrogate.STE, standard) for m in range(len(u))]
+        A = [staircase(z, v[n : n + 1], one, surrogate, identity) for n in range(len(v))]
         stride, padding = self.row.stride, self.row.kernel // 2
         return sum(
             (
@@ -64,7 +68,7 @@ class ExpandedConv2d(torch.nn.Module):
 
 def plain() -> AbstractContextManager[Any]:
     """Inside, quantizers run as separate tensor operations."""
-    return mock.patch("mbnas.kernels.applies", new=lambda *_: False)
+    return mock.patch("mbnas.kernels.suits", new=lambda *_: False)
 
 
 def compiled() -> AbstractContextManager[Any]:

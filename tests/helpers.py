@@ -12,6 +12,7 @@ from mbnas import config
 from mbnas.assignment import Assignment
 from mbnas.config import Settings
 from mbnas.images import Images
+from mbnas.normalisation import Standard
 from mbnas.randomness import generator, seeded
 from mbnas.search.problem import Trial
 
@@ -49,6 +50,12 @@ TINY = (  # a whole run in two seconds
 def tiny(*overrides: str) -> Settings:
     """Digits, with everything as small as it gets."""
     return config.load(DIGITS, [*TINY, *overrides])
+
+
+def unchanged() -> Standard:
+    """The standardisation that changes nothing."""
+    zero, one = torch.zeros(()), torch.ones(())
+    return Standard(zero, one, one, zero, None)
 
 
 def size(assignment: Assignment) -> int:

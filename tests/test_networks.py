@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import scrambled
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
@@ -175,5 +175,5 @@ def test_the_float_twin_has_the_same_shapes_and_no_bases(table: Backbone) -> Non
     shapes = {name: each.shape for name, each in pair.named_parameters() if name not in scales}
     assert {name: each.shape for name, each in twin.named_parameters()} == shapes
     z = torch.randn(2, table.searchable[0].in_channels, 5, 5)
-    layer = twin.convolutions[table.searchable[0].name]
-    assert torch.equal(layer(z), layer(z.relu()))
+    layer, norm = twin.convolutions[table.searchable[0].name], nn.BatchNorm2d(z.shape[1]).eval()
+    assert torch.equal(layer(z, norm), layer(z.relu(), norm))
