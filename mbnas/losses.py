@@ -1,7 +1,7 @@
 """What an attack drives up: losses of each image, ``loss(logits (B, K), y (B,)) -> (B,)``.
 
 Cross-entropy stops having a gradient where softmax saturates, which binary networks, whose logits
-are large, do early; the other three do not.
+are large, do early; the others do not.
 """
 
 from __future__ import annotations
@@ -35,6 +35,22 @@ def logit_ratio(logits: Tensor, y: Tensor) -> Tensor:
     right, rival = _right_and_rival(logits, y)
     ordered = logits.topk(min(3, logits.shape[1]), dim=1).values
     return (rival - right) / (ordered[:, 0] - ordered[:, -1]).clamp(min=1e-12)
+
+
+def targeted_logit_ratio(logits: Tensor, pair: Tensor) -> Tensor:
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for label y and class t to reach.
+
+    Targeted difference-of-logits ratio (Croce & Hein 2020, Eq. 7); with fewer than four classes
+    the last ones there are take the place of the third and the fourth.
+
+    Args:
+        logits: (B, K).
+        pair: y and t of each image, (B, 2).
+    """
+    right, reached = logits.gather(1, pair).unbind(dim=1)
+    ordered = logits.sort(dim=1, descending=True).values
+    rest = ordered[:, min(2, logits.shape[1] - 1) : 4].mean(dim=1)
+    return (reached - right) / (ordered[:, 0] - rest).clamp(min=1e-12)
 
 
 def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

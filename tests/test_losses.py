@@ -12,6 +12,7 @@ from mbnas.losses import (
     logit_ratio,
     margin,
     rescaled_cross_entropy,
+    targeted_logit_ratio,
     towards,
 )
 
@@ -80,3 +81,31 @@ def test_two_classes_and_equal_logits_have_finite_losses() -> None:
 def test_towards_a_class_is_down_its_loss(seed: int) -> None:
     logits, target = drawn(seed)
     assert torch.equal(towards(margin)(logits, target), -margin(logits, target))
+
+
+@given(seed=SEEDS, scale=st.floats(1e-3, 1e4), shift=st.floats(-100, 100))
+def test_the_targeted_ratio_is_its_definition(seed: int, scale: float, shift: float) -> None:
+    logits, y = drawn(seed)
+    target = (y + 1) % 5
+    pair = torch.stack((y, target), dim=1)
+    for row, (label, aim), found in zip(
+        logits, pair.tolist(), targeted_logit_ratio(logits, pair), strict=True
+    ):
+        first, _, third, fourth, _ = row.sort(descending=True).values
+        expected = -(row[label] - row[aim]) / (first - (third + fourth) / 2)
+        torch.testing.assert_close(found, expected)
+    moved = targeted_logit_ratio(scale * logits + shift, pair)
+    torch.testing.assert_close(moved, targeted_logit_ratio(logits, pair))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_targeted_ratio_of_few_classes_is_bounded_and_positive_where_the_target_wins(
+    classes: int,
+) -> None:
+    logits, y = drawn(0, classes)
+    y = y % classes
+    target = (y + 1) % classes
+    ratio = targeted_logit_ratio(logits, torch.stack((y, target), dim=1))
+    wins = logits.gather(1, target[:, None]) > logits.gather(1, y[:, None])
+    assert torch.equal(ratio > 0, wins[:, 0])
+    assert (ratio.abs() <= 1 + 1e-9).all()

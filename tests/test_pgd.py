@@ -1,42 +1,17 @@
-"""Attacks against models whose worst case is known."""
-
-from collections.abc import Callable
+"""PGD, FGSM and restarts against models whose worst case is known."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from victims import batch, certain, counting, linear, seeded, uphill
 
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
-from mbnas.attacks import broken, fgsm, pgd, restarted, uniform_start
+from mbnas.attacks import Model, broken, fgsm, pgd, restarted, uniform_start
 from mbnas.config import Surrogate
 from mbnas.networks import freeze, multibit
-
-Model = Callable[[Tensor], Tensor]
-WEIGHT = torch.linspace(-1, 1, 12, dtype=torch.float64)  # no zero among them
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def linear(x: Tensor) -> Tensor:
-    """Two logits whose margin falls fastest along the signs of WEIGHT."""
-    margin = x.flatten(1) @ WEIGHT.to(x)
-    return torch.stack((-margin, margin), dim=1)
-
-
-def uphill(y: Tensor) -> Tensor:
-    """Where the loss of :func:`linear` grows for these labels, (B, 3, 2, 2)."""
-    return (1 - 2 * y.double()).view(-1, 1, 1, 1) * WEIGHT.sign().view(1, 3, 2, 2)
-
-
-def batch(count: int = 16, *, low: float = 0, high: float = 1) -> tuple[Tensor, Tensor]:
-    """Images with pixels between low and high, in float64, and labels 0 and 1 in turn."""
-    x = torch.rand(count, 3, 2, 2, generator=seeded(1), dtype=torch.float64)
-    return low + (high - low) * x, torch.arange(count) % 2
 
 
 @given(
@@ -130,21 +105,6 @@ def test_attacks_leave_torchs_own_generator_alone() -> None:
     before = torch.get_rng_state()
     pgd(linear, *batch(), eps=0.1, step=0.01, steps=3, generator=seeded())
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def counting(model: Model, sizes: list[int]) -> Model:
-    """The model, noting how many images each call brings."""
-
-    def counted(x: Tensor) -> Tensor:
-        sizes.append(len(x))
-        return model(x)
-
-    return counted
-
-
-def certain(x: Tensor) -> Tensor:
-    """Class 1 whatever the image, though the gradient pretends otherwise."""
-    return torch.tensor([0.0, 50.0]).to(x) + linear(x) / 1000
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,12 @@
-"""Attacks on images in [0, 1] as small pure functions: ``attack(model, x, y, ...) -> x_adv``.
-
-``model`` maps images (B, C, H, W) to logits (B, classes); which surrogate its gradient takes is
-bound by the caller, e.g. ``lambda x: network(x, Surrogate.TANH)``.
-"""
+"""Projected gradient descent, and FGSM as its first step."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from mbnas.attacks.common import Model, uniform_start
 from mbnas.losses import Loss, cross_entropy
-
-Model = Callable[[Tensor], Tensor]
-"""Images (B, C, H, W) to logits (B, classes)."""
-
-Attack = Callable[[Model, Tensor, Tensor], Tensor]
-"""(model, x, y) -> x_adv, the other arguments bound by the caller."""
-
-
-def uniform_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    """A uniform point of the eps-ball around each image, clipped to [0, 1]; shape of ``x``."""
-    noise = torch.rand(x.shape, generator=generator).to(x) * 2 - 1
-    return (x + eps * noise).clamp(0, 1)
 
 
 def pgd(
@@ -89,21 +72,3 @@ def fgsm(
         generator=generator,
         stop_when_broken=False,
     )
-
-
-def restarted(attack: Attack, model: Model, x: Tensor, y: Tensor, restarts: int) -> Tensor:
-    """Attack up to ``restarts`` times, each time only the images that still stand."""
-    adversarial = x.clone()
-    standing = torch.arange(len(x), device=x.device)
-    for _ in range(restarts):
-        adversarial[standing] = attack(model, x[standing], y[standing])
-        standing = standing[~broken(model, adversarial[standing], y[standing])]
-        if len(standing) == 0:
-            break
-    return adversarial
-
-
-@torch.no_grad()
-def broken(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Which images are misclassified, (B,)."""
-    return model(x).argmax(dim=1) != y

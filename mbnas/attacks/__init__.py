@@ -1,0 +1,24 @@
+"""Attacks on images in [0, 1] as small pure functions: ``attack(model, x, y, ...) -> x_adv``.
+
+``model`` maps images (B, C, H, W) to logits (B, classes); which surrogate its gradient takes is
+bound by the caller, e.g. ``lambda x: network(x, Surrogate.TANH)``. Images that are broken leave the
+batch, and no attack takes gradients of parameters.
+"""
+
+from mbnas.attacks.apgd import apgd, apgd_targeted
+from mbnas.attacks.common import Attack, Model, broken, restarted, uniform_start
+from mbnas.attacks.pgd import fgsm, pgd
+from mbnas.attacks.square import square
+
+__all__ = [
+    "Attack",
+    "Model",
+    "apgd",
+    "apgd_targeted",
+    "broken",
+    "fgsm",
+    "pgd",
+    "restarted",
+    "square",
+    "uniform_start",
+]

@@ -1,0 +1,78 @@
+"""Square: random search that sees logits only (Andriushchenko et al. 2020, Alg. 1-2)."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+
+import torch
+from torch import Tensor
+
+from mbnas.attacks.common import Model
+from mbnas.losses import margin
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
+
+
+@torch.no_grad()
+def square(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    queries: int,
+    generator: torch.Generator,
+    share: float = 0.8,
+) -> Tensor:
+    """L-infinity Square attack on the margin.
+
+    Starts with vertical stripes of x - eps and x + eps; each further query sets one square of each
+    image, whose colour is x - eps or x + eps in every channel, and keeps it if the margin grows.
+
+    Args:
+        x: images (B, C, H, W) in [0, 1]; y: labels (B,).
+        eps: radius of the ball, in the scale of the images.
+        queries: most times the model sees an image.
+        share: of an image that the first square covers; smaller ones follow.
+
+    Returns:
+        (B, C, H, W): the best found; misclassified where any query was.
+    """
+    lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    batch, channels, height, width = x.shape
+
+    def either(*shape: int) -> Tensor:
+        return torch.randint(2, shape, generator=generator).bool().to(x.device)
+
+    adversarial = torch.where(either(batch, channels, 1, width), upper, lower)
+    values = margin(model(adversarial), y)
+    standing = torch.arange(batch, device=x.device)
+    for query in range(1, queries):
+        standing = standing[values[standing] <= 0]
+        if len(standing) == 0:
+            break
+        side = min(_side(share, query / queries, height * width), height, width)
+        inside = _window(len(standing), side, height, width, generator).to(x.device)
+        colour = either(len(standing), channels, 1, 1)
+        squares = torch.where(colour, upper[standing], lower[standing])
+        tried = torch.where(inside, squares, adversarial[standing])
+        found = margin(model(tried), y[standing])
+        better = found > values[standing]
+        adversarial[standing[better]], values[standing[better]] = tried[better], found[better]
+    return adversarial
+
+
+def _side(share: float, progress: float, pixels: int) -> int:
+    """Of the square in pixels: its area is halved at set fractions of all queries."""
+    halvings = bisect_left(_HALVINGS, int(progress * 10_000))
+    return max(1, round(math.sqrt(share / 2**halvings * pixels)))
+
+
+def _window(count: int, side: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """A square somewhere in each image, (count, 1, height, width) of bool."""
+    top = torch.randint(height - side + 1, (count, 1, 1, 1), generator=generator)
+    left = torch.randint(width - side + 1, (count, 1, 1, 1), generator=generator)
+    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width)
+    below, right = rows - top, columns - left
+    return (below >= 0) & (below < side) & (right >= 0) & (right < side)

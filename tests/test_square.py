@@ -1,0 +1,87 @@
+"""Square against models that gradients do not help against, and against its published schedule."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from victims import WEIGHT, batch, certain, counting, linear, seeded, uphill
+
+from mbnas.attacks import broken, pgd, square
+from mbnas.attacks.square import _side
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    eps=st.floats(1e-3, 1),
+    queries=st.integers(1, 12),
+    shape=st.sampled_from([(3, 2, 2), (1, 8, 8), (3, 5, 9), (1, 1, 1)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_every_pixel_is_at_the_edge_of_the_ball_or_of_the_box(
+    seed: int, eps: float, queries: int, shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    x = torch.rand(4, *shape, generator=seeded(seed)).round(decimals=1).to(dtype)
+    y = torch.randint(2, (4,), generator=seeded(seed))
+    before = x.clone()
+
+    def model(z: Tensor) -> Tensor:
+        return torch.stack((z.flatten(1).mean(1), torch.full((len(z),), 0.5, dtype=dtype)), dim=1)
+
+    adversarial = square(model, x, y, eps=eps, queries=queries, generator=seeded(seed))
+    assert adversarial.dtype == dtype
+    edges = (adversarial == (x - eps).clamp(min=0)) | (adversarial == (x + eps).clamp(max=1))
+    assert edges.all()
+    assert torch.equal(x, before)
+
+
+def test_the_area_of_the_square_is_halved_when_the_paper_says() -> None:
+    """Of 10,000 queries after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 (Sec. 4)."""
+    side = {query: _side(0.8, query / 10_000, 1 << 20) for query in (0, 10, 11, 50, 51, 8001)}
+    expected = {0: 1, 10: 1, 11: 2, 50: 2, 51: 4, 8001: 512}
+    assert side == {k: round(math.sqrt(0.8 / v * (1 << 20))) for k, v in expected.items()}
+    assert _side(0.8, 0.99, 4) == 1
+
+
+def test_queries_are_what_the_model_sees_of_an_image() -> None:
+    x, y = batch(6)[0], torch.tensor([0, 1, 0, 0, 1, 0])
+    sizes: list[int] = []
+    square(counting(certain, sizes), x, y, eps=0.1, queries=7, generator=seeded())
+    assert sizes == [6, *[2] * 6]
+
+
+def test_it_finds_the_optimum_of_a_linear_model() -> None:
+    """12 numbers with two values each: a few hundred queries see the best of them."""
+    x, y = batch(low=0.2, high=0.8)
+
+    def stubborn(z: Tensor) -> Tensor:
+        return linear(z) + 99 * torch.eye(2, dtype=z.dtype)[y]
+
+    adversarial = square(stubborn, x, y, eps=0.1, queries=600, generator=seeded())
+    assert torch.equal(adversarial, torch.where(uphill(y) > 0, x + 0.1, x - 0.1))
+    assert (WEIGHT != 0).all()
+
+
+def test_it_does_not_break_what_cannot_be_broken() -> None:
+    x, y = batch(64)
+    optimum = (x + 0.02 * uphill(y)).clamp(0, 1)
+    adversarial = square(linear, x, y, eps=0.02, queries=50, generator=seeded())
+    assert not (broken(linear, adversarial, y) & ~broken(linear, optimum, y)).any()
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0], ids=["no gradient", "a gradient that misleads"])
+def test_a_masked_gradient_does_not_help(scale: float) -> None:
+    """The values are those of the linear model, the gradient is not."""
+
+    def masked(z: Tensor) -> Tensor:
+        honest = linear(z)
+        return honest.detach() + scale * (honest - honest.detach())
+
+    x, y = batch(32, low=0.4, high=0.6)
+    y = linear(x).argmax(1)
+    by_gradient = pgd(masked, x, y, eps=0.3, step=0.05, steps=20, generator=seeded())
+    by_search = square(masked, x, y, eps=0.3, queries=300, generator=seeded())
+    assert broken(linear, by_search, y).all()
+    assert not broken(linear, by_gradient, y).all()
