@@ -7,20 +7,17 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from mbnas.assignment import Assignment, Bases, Space
-from mbnas.attacks import fgsm, pgd
+from mbnas.attacks import apgd, fgsm, pgd, square
+from mbnas.auditing import Effort, audit
 from mbnas.backbones import Backbone, build
 from mbnas.bops import bops, itemise
 from mbnas.checkpoints import load_network, load_supernet, save_network, save_supernet
 from mbnas.config import Settings, Surrogate, Threat, load
 from mbnas.evaluation import measure, recalibrate
+from mbnas.inspection import audit_checkpoint, evaluate_checkpoint
 from mbnas.networks import Network, freeze, multibit
 from mbnas.pareto import most_useful, non_dominated
-from mbnas.pipeline import (
-    evaluate_checkpoint,
-    resume_search,
-    retrain_candidate,
-    run_search,
-)
+from mbnas.pipeline import resume_search, retrain_candidate, run_search
 from mbnas.retraining import retrain
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem, Trial
@@ -30,6 +27,7 @@ __all__ = [
     "Assignment",
     "Backbone",
     "Bases",
+    "Effort",
     "Executor",
     "Network",
     "Problem",
@@ -39,6 +37,9 @@ __all__ = [
     "Surrogate",
     "Threat",
     "Trial",
+    "apgd",
+    "audit",
+    "audit_checkpoint",
     "bops",
     "build",
     "evaluate_checkpoint",
@@ -61,4 +62,5 @@ __all__ = [
     "run_search",
     "save_network",
     "save_supernet",
+    "square",
 ]

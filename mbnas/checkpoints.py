@@ -40,9 +40,19 @@ def load_supernet(path: Path) -> Supernet:
     return supernet
 
 
-def save_network(path: Path, network: Network, assignment: Assignment, settings: Settings) -> None:
-    """Write a network, its assignment and the settings it was trained with."""
-    described = {"settings": settings.model_dump(mode="json"), "assignment": str(assignment)}
+def save_network(
+    path: Path, network: Network, assignment: Assignment, settings: Settings, images: str
+) -> None:
+    """Write a network, its assignment and the settings it was trained with.
+
+    Args:
+        images: fingerprint of the test images that it may be measured on.
+    """
+    described = {
+        "settings": settings.model_dump(mode="json"),
+        "assignment": str(assignment),
+        "images": images,
+    }
     _save(path, network, described)
 
 
@@ -64,6 +74,13 @@ def load_network(path: Path) -> tuple[Network, Assignment, Settings]:
         network = multibit(settings.table, assignment)
     _fill(path, network)
     return network, assignment, settings
+
+
+def images_of(path: Path) -> str | None:
+    """Fingerprint of the test images that belong to a network; None where it does not say."""
+    with safe_open(path / NETWORK_FILE if path.is_dir() else path, framework="pt") as file:
+        images: str | None = json.loads(file.metadata()["mbnas"]).get("images")
+    return images
 
 
 def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:

@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from mbnas import config, parallel, pipeline, report, runs
+from mbnas import config, inspection, parallel, pipeline, report, runs
 from mbnas.assignment import Assignment
+from mbnas.auditing import Effort, page
 from mbnas.bops import bops, itemise
 from mbnas.config import Settings
+from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
 from mbnas.progress import CONSOLE, show_messages
 from mbnas.search.executors import Executor, default_workers
@@ -111,7 +113,7 @@ def search(
         settings = config.load(_required(space), changes)
         pipeline.check_budget(settings)
         folder = out or Path(f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}")
-    device = pipeline.pick_device(settings.device)
+    device = pick_device(settings.device)
     scoring = Executor(executor, workers or default_workers(device), address)
     CONSOLE.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
     try:
@@ -218,11 +220,47 @@ def evaluate(
 
     Measure a network on the test images of its data set.
     """
-    metrics = pipeline.evaluate_checkpoint(checkpoint, _changes(overrides, {"data.root": data}))
+    metrics = inspection.evaluate_checkpoint(checkpoint, _changes(overrides, {"data.root": data}))
     if as_json:
         _print_json(metrics)
     else:
         _print(report.attack_table(metrics))
+
+
+@app.command(short_help="Try everything to break a network.")
+def audit(
+    checkpoint: Annotated[Path, typer.Argument(help="candidates/<id> of a run, or its file.")],
+    effort: Annotated[Effort, typer.Option(help="How much is tried.")] = Effort.STANDARD,
+    transfer: Annotated[
+        list[Path] | None, typer.Option(help="Network whose adversarial images are tried, too.")
+    ] = None,
+    data: DataFolder = None,
+    overrides: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Example: mbnas audit runs/digits-5e+06-seed0/candidates/1a2b3c4d --effort quick
+
+    Attack a network with everything there is and say how far its robustness can be trusted.
+    """
+    changes = _changes(overrides, {"data.root": data})
+    try:
+        found = inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+        return
+    if as_json:
+        _print_json(page.record(found))
+        return
+    name = checkpoint.name if checkpoint.is_dir() else checkpoint.parent.name
+    _print(page.table(found, name))
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    written = inspection.audit_file(folder, effort)
+    CONSOLE.print(
+        f"the page is {written.with_suffix('.html')}, the record {written}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _required(space: Path | None) -> Path:

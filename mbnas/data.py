@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbnas import parallel
 from mbnas.config import DataSettings
 from mbnas.errors import DataError
 from mbnas.files import write_atomically
@@ -46,15 +47,20 @@ class Data:
         return x.mean(dim=(0, 2, 3)), x.std(dim=(0, 2, 3))
 
     def fingerprint(self) -> str:
-        """SHA-256 over all labels and 1,024 evenly spaced images of each split."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            stride = max(1, len(split) // 1024)
-            sample = split.pixels[split.positions[::stride]]
-            digest.update(f"{len(split)} {tuple(sample.shape)}".encode())
-            digest.update(split.labels.cpu().numpy().tobytes())
-            digest.update(sample.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """Of all three splits."""
+        return fingerprint(self.train, self.validation, self.test)
+
+
+def fingerprint(*splits: Images) -> str:
+    """SHA-256 over all labels and 1,024 evenly spaced images of each split."""
+    digest = hashlib.sha256()
+    for split in splits:
+        stride = max(1, len(split) // 1024)
+        sample = split.pixels[split.positions[::stride]]
+        digest.update(f"{len(split)} {tuple(sample.shape)}".encode())
+        digest.update(split.labels.cpu().numpy().tobytes())
+        digest.update(sample.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load(settings: DataSettings, seed: int) -> Data:
@@ -63,7 +69,8 @@ def load(settings: DataSettings, seed: int) -> Data:
     Raises:
         DataError: if it is missing, corrupt, or not what the settings say.
     """
-    train, test = _read(settings)
+    with parallel.leader_first():  # it alone decodes images that were never read before
+        train, test = _read(settings)
     found = int(max(train.targets.max(), test.targets.max())) + 1
     if found != settings.classes:
         raise DataError(

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbnas.attacks import pgd
+from mbnas.attacks import Model, pgd
 from mbnas.config import Settings, Surrogate, Threat
+from mbnas.errors import DataError, SettingsError
 from mbnas.images import Images
 from mbnas.networks import Network
 from mbnas.progress import bar
@@ -34,6 +35,32 @@ class Scores:
     natural: float
     robust: float
     loss: float | None
+
+
+@torch.no_grad()
+def require_sound(network: nn.Module, x: Tensor) -> None:
+    """Check what a measurement rests on.
+
+    Raises:
+        DataError: if the images (n, C, H, W) are not in [0, 1].
+        SettingsError: if the network is in training mode or its logits are not finite.
+    """
+    low, high = float(x.min()), float(x.max())
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"images run from {low:g} to {high:g}; attacks need them in [0, 1]: divide by 255 and "
+            "leave standardisation to the network"
+        )
+    if any(module.training for module in network.modules()):
+        raise SettingsError(
+            "the network is in training mode, where one image changes the logits of another; "
+            "call network.eval(), or mbnas.freeze"
+        )
+    if not all(network(each).isfinite().all() for each in torch.split(x, BATCH)):
+        raise SettingsError(
+            "the network returns logits that are not finite (NaN or infinite); its training "
+            "diverged or its file is damaged: train it anew"
+        )
 
 
 @torch.no_grad()
@@ -117,30 +144,44 @@ def attack_both_ways(
     """PGD on a frozen network through ``surrogate``, every image attacked to the last iterate."""
     at_every, at_last = 0, 0
     for x, y in images.batches(BATCH):
-        verdicts: list[Tensor] = []
-
-        def watched(z: Tensor, y: Tensor = y, verdicts: list[Tensor] = verdicts) -> Tensor:
-            logits: Tensor = network(z, surrogate)
-            verdicts.append(logits.detach().argmax(dim=1) == y)
-            return logits
-
-        with torch.no_grad():
-            watched(x)
-        adversarial = pgd(
-            watched,
-            x,
-            y,
-            eps=threat.eps,
-            step=threat.step,
-            steps=threat.steps,
-            generator=rng,
-            stop_when_broken=False,
+        right = correct_at_each_iterate(
+            lambda z: network(z, surrogate), x, y, threat, rng, threat.steps
         )
-        with torch.no_grad():
-            watched(adversarial)
-        at_every += int(torch.stack(verdicts).all(dim=0).sum())
-        at_last += int(verdicts[-1].sum())
+        at_every += int(right.all(dim=0).sum())
+        at_last += int(right[-1].sum())
     return Counts(at_every / len(images), at_last / len(images))
+
+
+def correct_at_each_iterate(
+    model: Model, x: Tensor, y: Tensor, threat: Threat, rng: torch.Generator, steps: int
+) -> Tensor:
+    """Which images (B, C, H, W) PGD leaves right: unperturbed, then at each iterate.
+
+    Returns:
+        (steps + 2, B) of bool: the images themselves, the random start, and ``steps`` iterates.
+    """
+    right: list[Tensor] = []
+
+    def watched(z: Tensor) -> Tensor:
+        logits = model(z)
+        right.append(logits.detach().argmax(dim=1) == y)
+        return logits
+
+    with torch.no_grad():
+        watched(x)
+    adversarial = pgd(
+        watched,
+        x,
+        y,
+        eps=threat.eps,
+        step=threat.step,
+        steps=steps,
+        generator=rng,
+        stop_when_broken=False,
+    )
+    with torch.no_grad():
+        watched(adversarial)
+    return torch.stack(right)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ data -> supernet -> search -> Pareto set, re-scored -> retraining -> report
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ import torch
 from mbnas import config, parallel, runs
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
+from mbnas.auditing import Effort, page
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network, load_supernet, save_supernet
 from mbnas.config import Settings
 from mbnas.data import Data
+from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.evaluation import Scores, attack_both_ways, measure, recalibrate, reported, test
+from mbnas.evaluation import Scores, attack_both_ways, measure, recalibrate, reported
+from mbnas.inspection import audit_file, audited
 from mbnas.networks import freeze
 from mbnas.pareto import most_useful, non_dominated
 from mbnas.progress import bar, log
@@ -70,7 +73,7 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     check_budget(settings)
     executor.check()
     runs.require_new(out)
-    data = _load(settings)
+    data = datasets.load(settings.data, settings.seed)
     folder = parallel.led(lambda: runs.create(out, settings))
     with suited_to(settings):
         return _all_stages(folder, settings, data, executor)
@@ -86,7 +89,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         DataError: if the folder is no run, or was started on other images.
     """
     executor.check()
-    folder, data = runs.reopen(path), _load(settings)
+    folder, data = runs.reopen(path), datasets.load(settings.data, settings.seed)
     with suited_to(settings):
         return _all_stages(folder, settings, data, executor)
 
@@ -104,30 +107,10 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
-    data = _load(settings).to(device)
+    data = datasets.load(settings.data, settings.seed).to(device)
     supernet = load_supernet(folder.supernet_file)
     with suited_to(settings):
         return _retrained(_Run(folder, settings, data, device), supernet, assignment)
-
-
-def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Metrics:
-    """Measure a network on the test images of its data set.
-
-    Args:
-        overrides: ``key.path=value`` changes to the settings it was trained with.
-    """
-    network, assignment, saved = load_network(path)
-    settings = config.validate(saved.model_dump(mode="json"), overrides)
-    device = pick_device(settings.device)
-    data = _load(settings)
-    with suited_to(settings):
-        scores = test(freeze(network.to(device)), data.test.to(device), settings, settings.seed)
-    return {
-        "id": assignment.id,
-        "assignment": str(assignment),
-        "bops": bops(settings.table, assignment),
-        "test": asdict(scores),
-    }
 
 
 def check_budget(settings: Settings) -> float:
@@ -149,25 +132,6 @@ def check_budget(settings: Settings) -> float:
     return budget
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU if there is one.
-
-    Raises:
-        SettingsError: if there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):
-        raise SettingsError(f"no device {name!r} here; use auto, cpu or cuda") from None
-
-
-def _load(settings: Settings) -> Data:
-    with parallel.leader_first():  # it alone decodes images that were never read before
-        return datasets.load(settings.data, settings.seed)
-
-
 def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Executor) -> Outcome:
     fingerprint = data.fingerprint()
     parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
@@ -179,6 +143,7 @@ def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Exe
     for trial in most_useful(front, settings.retraining.candidates):
         retrained.append(_retrained(run, supernet, trial.assignment))
         parallel.led(lambda: write_pareto(folder, settings, trials, front, retrained))
+    parallel.led(lambda: _audit_each(run, [metrics["id"] for metrics in retrained]))
     return Outcome(folder, tuple(trials), tuple(front), tuple(retrained))
 
 
@@ -295,6 +260,22 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
         return metrics
     start = supernet if run.settings.retraining.start == "supernet" else None
     return retrain(run.settings, assignment, run.data, target, supernet=start, device=run.device)
+
+
+def _audit_each(run: _Run, identities: Sequence[str]) -> None:
+    """A quick audit of each retrained network, the others as sources of transfer."""
+    networks = {
+        identity: freeze(load_network(run.folder.candidate(identity))[0].to(run.device))
+        for identity in identities
+    }
+    for identity, network in networks.items():
+        folder = run.folder.candidate(identity)
+        if not audit_file(folder, Effort.QUICK).exists():
+            others = {name: each for name, each in networks.items() if name != identity}
+            found = audited(
+                network, identity, run.settings, run.data.test, folder, Effort.QUICK, others
+            )
+            log.info("audit of %s: %s; %s", identity, found.verdict, page.headline(found))
 
 
 def _require_same_training(target: Path, settings: Settings) -> None:

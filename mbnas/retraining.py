@@ -13,7 +13,7 @@ from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.config import Settings
-from mbnas.data import Data
+from mbnas.data import Data, fingerprint
 from mbnas.evaluation import Scores, measure, test
 from mbnas.files import write_json, write_text
 from mbnas.networks import Network, freeze, multibit
@@ -66,7 +66,7 @@ def retrain(
 
     def tested() -> dict[str, Any]:
         write_text(folder / "assignment.txt", f"{assignment}\n")
-        save_network(folder / NETWORK_FILE, network, assignment, settings)
+        save_network(folder / NETWORK_FILE, network, assignment, settings, fingerprint(data.test))
         metrics = {
             "id": assignment.id,
             "assignment": str(assignment),

@@ -22,7 +22,8 @@ from unittest import mock
 import bench
 import torch
 
-from mbnas import Executor, Settings, load, pipeline, run_search
+from mbnas import Executor, Settings, load, run_search
+from mbnas.devices import pick_device
 from mbnas.search.executors import default_workers
 
 STAGES = {
@@ -58,7 +59,7 @@ def stopwatch() -> Iterator[dict[str, float]]:
 
 def once(settings: Settings) -> dict[str, float]:
     """Seconds by stage of one search."""
-    executor = Executor("inprocess", default_workers(pipeline.pick_device(settings.device)))
+    executor = Executor("inprocess", default_workers(pick_device(settings.device)))
     with tempfile.TemporaryDirectory() as folder, stopwatch() as seconds:
         started = time.perf_counter()
         run_search(settings, Path(folder) / "run", executor)

@@ -1,0 +1,75 @@
+"""One audit, from a network and its images to a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mbnas.auditing.case import Case, Steered
+from mbnas.auditing.checks import Check, Verdict, judge, overall
+from mbnas.auditing.efforts import Plan
+from mbnas.auditing.evidence import Evidence, count, gather
+from mbnas.auditing.ledger import Ledger
+from mbnas.config import Surrogate, Threat
+from mbnas.evaluation import require_sound
+from mbnas.progress import bar
+from mbnas.runs import Journal
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found, and what it means."""
+
+    threat: Threat
+    plan: Plan
+    evidence: Evidence
+    checks: list[Check]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of all checks."""
+        return overall(self.checks)
+
+
+def audit(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    plan: Plan,
+    *,
+    seed: int,
+    journal: Journal,
+    sources: Mapping[str, Steered] | None = None,
+) -> Audit:
+    """Attack ``network`` with all that ``plan`` holds and judge what is found.
+
+    Args:
+        network: ``network(x, surrogate)`` to logits (B, classes), in evaluation mode.
+        x: images (n, C, H, W) in [0, 1]; y: labels (n,).
+        journal: where each result is kept; what it holds already is not measured again.
+        sources: networks whose adversarial images are tried on this one, by name.
+
+    Raises:
+        SettingsError: if the network is in training mode or returns numbers that are not finite.
+        DataError: if the images are not in [0, 1].
+    """
+    require_sound(network, x)
+    others = dict(sources or {})
+    case = Case(network, x, y, threat, seed)
+    with torch.no_grad():
+        logits = network(x[:1], Surrogate.STE).flatten().tolist()
+    origin = {
+        "threat": threat.model_dump(mode="json"),
+        "plan": asdict(plan) | {"paper": list(plan.paper)},
+        "seed": seed,
+        "sources": sorted(others),
+        "images": len(x),
+        "logits of the first": [f"{each:.3g}" for each in logits],
+    }
+    with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
+        evidence = gather(case, plan, others, Ledger(journal, origin, advance))
+    return Audit(threat, plan, evidence, judge(evidence))

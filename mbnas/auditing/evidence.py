@@ -1,0 +1,231 @@
+"""Which attacks an audit runs, in which order, and what is left of the images after each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mbnas import losses
+from mbnas.attacks import Attack, Model, apgd, apgd_targeted, restarted, square
+from mbnas.auditing import autoattack
+from mbnas.auditing.case import LOSSES, Case, Steered
+from mbnas.auditing.efforts import Plan
+from mbnas.auditing.ledger import Ledger
+from mbnas.config import Surrogate
+
+RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows
+DOUBLED, SQUARE, AUTOATTACK, TRANSFER = "PGD, ", "Square, ", "AutoAttack", "transfer from "
+Pair = tuple[str, Surrogate]
+"""A loss and the surrogate its gradient takes."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Masks are (n,) of bool: which of the n images are classified correctly nevertheless.
+
+    Attributes:
+        natural: without an attack.
+        last, every: by the paper's PGD, at the last and at every iterate; iterations -> (runs, n).
+        scored: under the attack that search scores candidates with.
+        sweep: under each attack of the sweep on its own, ``<loss>, <surrogate>``.
+        strongest: which of the sweep left the fewest.
+        swept: under all of the above.
+        standing: after each further attack in turn, of those that stood before.
+        noise: under every random perturbation.
+        radii: eps -> fraction standing under the strongest attack.
+        rises: surrogate -> mean loss at each iterate.
+        zero_gradients: surrogate -> fraction of images whose loss has no gradient at all.
+    """
+
+    natural: Tensor
+    last: dict[int, Tensor]
+    every: dict[int, Tensor]
+    scored: Tensor
+    sweep: dict[str, Tensor]
+    strongest: str
+    swept: Tensor
+    standing: dict[str, Tensor]
+    noise: Tensor
+    radii: dict[float, float]
+    rises: dict[str, list[float]]
+    zero_gradients: dict[str, float]
+
+    @property
+    def worst(self) -> Tensor:
+        """Which images withstand everything; each further attack began with what was left."""
+        return list(self.standing.values())[-1]
+
+
+def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledger) -> Evidence:
+    """Attack the network with everything the plan holds.
+
+    Args:
+        sources: networks whose adversarial images are tried on this one.
+    """
+    natural = ledger.mask("natural", case.natural)
+    noise = ledger.mask("noise", lambda: case.noise(plan.noises))
+    last, every = _by_the_paper(case, plan, ledger)
+    scored, sweep = _swept(case, plan, ledger, natural)
+    strongest = min(sweep, key=lambda pair: int(sweep[pair].sum()))
+    alone = (natural, noise, scored, *sweep.values(), *last.values(), *every.values())
+    swept = torch.cat([masks.view(-1, len(natural)) for masks in alone]).all(dim=0)
+    further = _attacks(case, plan, sources, strongest)
+    standing: dict[str, Tensor] = {}
+    left = swept
+    for name, (attack, model) in further.items():
+        left = ledger.mask(name, partial(case.standing, attack, model, left))
+        standing[name] = left
+    few = case.first(plan.curve_images)
+    return Evidence(
+        natural=natural,
+        noise=noise,
+        last=last,
+        every=every,
+        scored=scored,
+        sweep={_named(pair): mask for pair, mask in sweep.items()},
+        strongest=_named(strongest),
+        swept=swept,
+        standing=standing,
+        radii=_radii(few, plan, ledger, natural[: plan.curve_images], strongest),
+        rises={
+            surrogate.value: ledger.numbers(
+                f"loss, {surrogate}", partial(few.rise, surrogate, 2 * plan.sweep)
+            )
+            for surrogate in _shown(strongest)
+        },
+        zero_gradients={
+            surrogate.value: ledger.number(
+                f"zero gradients, {surrogate}", partial(case.zero_gradients, surrogate)
+            )
+            for surrogate in _shown(strongest)
+        },
+    )
+
+
+def count(plan: Plan, sources: int) -> int:
+    """How many results :func:`gather` asks the ledger for, give or take two."""
+    radii, shown = len(RADII), 2
+    return (
+        3
+        + len(plan.paper) * plan.runs
+        + len(_pairs(plan))
+        + 3
+        + bool(plan.targets)
+        + plan.doublings
+        + sources
+        + plan.autoattack
+        + radii
+        + 2 * shown
+    )
+
+
+def _by_the_paper(
+    case: Case, plan: Plan, ledger: Ledger
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    last, every = {}, {}
+    for steps in plan.paper:
+        runs = torch.stack(
+            [
+                ledger.masks(f"PGD-{steps}, run {run}", partial(case.by_the_paper, steps, run))
+                for run in range(1, plan.runs + 1)
+            ]
+        )
+        last[steps], every[steps] = runs.unbind(dim=1)
+    return last, every
+
+
+def _swept(
+    case: Case, plan: Plan, ledger: Ledger, natural: Tensor
+) -> tuple[Tensor, dict[Pair, Tensor]]:
+    """Under the attack of the search, and under each of the sweep; each on its own."""
+    own = case.threat.surrogate
+
+    def alone(name: str, pair: Pair, steps: int) -> Tensor:
+        attack, model = case.pgd(*pair, steps), case.through(pair[1])
+        return ledger.mask(name, partial(case.standing, attack, model, natural))
+
+    scored = alone("the attack of the search", ("cross-entropy", own), case.threat.steps)
+    return scored, {pair: alone(_named(pair), pair, plan.sweep) for pair in _pairs(plan)}
+
+
+def _attacks(
+    case: Case, plan: Plan, sources: Mapping[str, Steered], strongest: Pair
+) -> dict[str, tuple[Attack, Model]]:
+    """What is tried on the images that stand after the sweep, in this order."""
+    loss, surrogate = strongest
+    eps, steered = case.threat.eps, case.through(surrogate)
+    attacks: dict[str, Attack] = {
+        f"APGD-{name}": partial(
+            apgd, eps=eps, steps=plan.apgd, generator=case.rng("apgd", name), loss=each
+        )
+        for name, each in (("CE", losses.cross_entropy), ("DLR", losses.logit_ratio))
+    }
+    if plan.targets:
+        attacks["APGD-T"] = partial(
+            apgd_targeted,
+            eps=eps,
+            steps=plan.apgd,
+            targets=plan.targets,
+            generator=case.rng("apgd-t"),
+        )
+    for doubling in range(1, plan.doublings + 1):
+        steps, starts = plan.sweep * 2**doubling, 2**doubling
+        attacks[f"{DOUBLED}{steps} steps, {starts} starts"] = partial(
+            restarted, case.pgd(loss, surrogate, steps), restarts=starts
+        )
+    attacks[f"{SQUARE}{plan.queries} queries"] = partial(
+        square, eps=eps, queries=plan.queries, generator=case.rng("square")
+    )
+    if plan.autoattack and autoattack.available():
+        attacks[AUTOATTACK] = partial(autoattack.standard, eps=eps, seed=case.seed)
+    white_box = {name: (attack, steered) for name, attack in attacks.items()}
+    transfer = {
+        f"{TRANSFER}{name}": (
+            case.pgd("cross-entropy", Surrogate.TANH, plan.sweep),
+            _smooth(source),
+        )
+        for name, source in sources.items()
+    }
+    return white_box | transfer
+
+
+def _radii(
+    few: Case, plan: Plan, ledger: Ledger, natural: Tensor, strongest: Pair
+) -> dict[float, float]:
+    """The curve over eps; 1 is the whole box, where nothing should stand."""
+    inside = [each * few.threat.eps for each in RADII]
+    reached = {0.0: float(natural.float().mean())}
+    for radius in (*(each for each in inside if each < 1), 1.0):
+        attack, model = few.pgd(*strongest, plan.sweep, radius), few.through(strongest[1])
+
+        def left(attack: Attack = attack, model: Model = model) -> float:
+            return float(few.standing(attack, model, natural).float().mean())
+
+        reached[radius] = ledger.number(f"eps {radius:.4g}", left)
+    return reached
+
+
+def _pairs(plan: Plan) -> list[Pair]:
+    """Every loss through every surrogate, or each with a fixed partner."""
+    if plan.every_pair:
+        return [(loss, surrogate) for loss in LOSSES for surrogate in Surrogate]
+    smooth = [(loss, Surrogate.TANH) for loss in LOSSES]
+    return smooth + [("cross-entropy", each) for each in Surrogate if each is not Surrogate.TANH]
+
+
+def _shown(strongest: Pair) -> tuple[Surrogate, ...]:
+    """The surrogates of the curves: the paper's, and that of the strongest attack."""
+    return tuple(dict.fromkeys((Surrogate.STE, strongest[1])))
+
+
+def _smooth(network: Steered) -> Model:
+    return lambda x: network(x, Surrogate.TANH)
+
+
+def _named(pair: Pair) -> str:
+    loss, surrogate = pair
+    return f"{loss}, {surrogate}"

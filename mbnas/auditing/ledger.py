@@ -1,0 +1,65 @@
+"""Results of an audit by name, each on disk before the next one is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mbnas.errors import DataError
+from mbnas.runs import Journal
+
+
+@dataclass
+class Ledger:
+    """What was measured before is looked up.
+
+    Attributes:
+        origin: what decides the results; those of another origin are refused.
+        found: called with the name of each result that is measured now.
+
+    Raises:
+        DataError: if the journal was begun for something else.
+    """
+
+    journal: Journal
+    origin: dict[str, Any]
+    found: Callable[[str], object]
+    results: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.results = {record["name"]: record["result"] for record in self.journal.read()}
+        if self._once("origin", lambda: self.origin) != self.origin:
+            raise DataError(
+                f"{str(self.journal.path)!r} holds an unfinished audit of another network, other "
+                "images or other settings; go on with those, or delete it to begin anew"
+            )
+
+    def number(self, name: str, measure: Callable[[], float]) -> float:
+        """A number."""
+        return float(self._once(name, measure))
+
+    def numbers(self, name: str, measure: Callable[[], list[float]]) -> list[float]:
+        """A list of numbers."""
+        return list(self._once(name, measure))
+
+    def masks(self, name: str, measure: Callable[[], Tensor]) -> Tensor:
+        """(k, n) of bool, written down as one digit an image."""
+        lines = self._once(
+            name, lambda: ["".join(str(int(each)) for each in row) for row in measure().cpu()]
+        )
+        return torch.tensor([[digit == "1" for digit in line] for line in lines])
+
+    def mask(self, name: str, measure: Callable[[], Tensor]) -> Tensor:
+        """(n,) of bool."""
+        return self.masks(name, lambda: measure()[None])[0]
+
+    def _once(self, name: str, measure: Callable[[], Any]) -> Any:  # noqa: ANN401 (what JSON holds)
+        if name not in self.results:
+            self.results[name] = measure()
+            self.journal.append({"name": name, "result": self.results[name]})
+            self.found(name)
+        return self.results[name]

@@ -1,0 +1,161 @@
+"""An audit for reading: a record for machines, a table for the terminal, a page with curves."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import asdict
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from rich.table import Table
+from scipy.stats import binomtest
+from torch import Tensor
+
+from mbnas.auditing.auditor import Audit
+from mbnas.auditing.checks import Verdict, percent
+from mbnas.evaluation import Spread
+
+COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+
+
+def record(audit: Audit) -> dict[str, Any]:
+    """What ``audit.json`` holds; accuracies are fractions of ``images``."""
+    evidence = audit.evidence
+    return {
+        "verdict": audit.verdict,
+        "images": len(evidence.natural),
+        "threat": audit.threat.model_dump(mode="json"),
+        "plan": asdict(audit.plan),
+        "natural": _estimate(evidence.natural),
+        "worst_case": _estimate(evidence.worst),
+        "paper": {
+            f"PGD-{steps}": {
+                "last iterate": asdict(_spread(evidence.last[steps])),
+                "any iterate": asdict(_spread(evidence.every[steps])),
+                "per-image worst of all runs": _fraction(evidence.every[steps].all(dim=0)),
+            }
+            for steps in evidence.last
+        },
+        "search_attack": _fraction(evidence.scored),
+        "noise": _fraction(evidence.noise),
+        "sweep": {name: _fraction(mask) for name, mask in evidence.sweep.items()},
+        "strongest": evidence.strongest,
+        "standing_after": {name: _fraction(mask) for name, mask in evidence.standing.items()},
+        "accuracy_over_eps": [[radius, left] for radius, left in evidence.radii.items()],
+        "loss_over_iterations": evidence.rises,
+        "zero_gradients": evidence.zero_gradients,
+        "checks": [asdict(check) for check in audit.checks],
+    }
+
+
+def headline(audit: Audit) -> str:
+    """The worst case with its confidence interval, PGD-20 and the gap beside it."""
+    evidence = audit.evidence
+    worst, steps = _estimate(evidence.worst), min(evidence.last)
+    low, high = (100 * each for each in worst["interval"])
+    pgd = percent(evidence.last[steps])
+    return (
+        f"{100 * worst['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}) of "
+        f"{len(evidence.worst)} images withstand everything at eps {audit.threat.eps:.4g}; "
+        f"natural {percent(evidence.natural):.1f} %, PGD-{steps} as in the paper {pgd:.1f} %, "
+        f"gap {pgd - 100 * worst['accuracy']:.1f} pp"
+    )
+
+
+def table(audit: Audit, name: str) -> Table:
+    """The checks, one a line."""
+    made = Table(title=f"{name}: {audit.verdict}", caption=headline(audit))
+    made.add_column("")
+    made.add_column("check")
+    made.add_column("measured")
+    made.add_column("passes up to")
+    for check in audit.checks:
+        verdict = f"[{COLOURS[check.verdict]}]{check.verdict}[/]"
+        made.add_row(verdict, check.name, check.figure, check.threshold)
+    return made
+
+
+def page(audit: Audit, name: str) -> str:
+    """A page that stands alone: headline, checks with their explanations, curves."""
+    rows = "".join(
+        f"<tr class={check.verdict}><td>{check.verdict}<td>{html.escape(check.name)}"
+        f"<td>{html.escape(check.figure)}<td>{html.escape(check.threshold)}"
+        f"<td>{html.escape(check.explanation)}</tr>"
+        for check in audit.checks
+    )
+    curves = figure(audit).to_html(include_plotlyjs=True, full_html=False)
+    title = html.escape(f"{name}: {audit.verdict}")
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}"
+        f"</style><h1>{title}</h1><p>{html.escape(headline(audit))}</p><table><tr><th><th>check"
+        f"<th>measured<th>passes up to<th>what it means</tr>{rows}</table>{curves}</html>\n"
+    )
+
+
+def figure(audit: Audit) -> go.Figure:
+    """Accuracy under each attack, over eps and over attacks in turn; loss over iterations."""
+    evidence = audit.evidence
+    made = make_subplots(
+        rows=2,
+        cols=2,
+        subplot_titles=(
+            "each attack of the sweep on its own",
+            "what stands after each further attack",
+            f"over eps, by the strongest attack ({evidence.strongest})",
+            "mean loss over iterations",
+        ),
+        vertical_spacing=0.22,
+    )
+    ordered = sorted(evidence.sweep, key=lambda name: percent(evidence.sweep[name]))
+    made.add_bar(
+        y=ordered,
+        x=[_fraction(evidence.sweep[name]) for name in ordered],
+        orientation="h",
+        row=1,
+        col=1,
+    )
+    made.add_scatter(
+        x=list(evidence.standing),
+        y=[_fraction(mask) for mask in evidence.standing.values()],
+        mode="lines+markers",
+        row=1,
+        col=2,
+    )
+    made.add_scatter(
+        x=list(evidence.radii), y=list(evidence.radii.values()), mode="lines+markers", row=2, col=1
+    )
+    made.add_vline(audit.threat.eps, line_dash="dot", annotation_text="eps", row=2, col=1)
+    for surrogate, values in evidence.rises.items():
+        made.add_scatter(y=values, name=f"through {surrogate}", row=2, col=2)
+    made.update_xaxes(tickformat=".0%", row=1, col=1)
+    made.update_yaxes(tickformat=".0%", row=1, col=2)
+    made.update_yaxes(tickformat=".0%", row=2, col=1)
+    for trace in made.data[:3]:
+        trace.showlegend = False
+    made.update_layout(template="plotly_white", height=900)
+    return made
+
+
+def _estimate(mask: Tensor) -> dict[str, Any]:
+    """Accuracy with its 95 % interval (Clopper & Pearson 1934)."""
+    interval = binomtest(int(mask.sum()), len(mask)).proportion_ci(confidence_level=0.95)
+    return {"accuracy": _fraction(mask), "interval": [float(interval.low), float(interval.high)]}
+
+
+def _spread(runs: Tensor) -> Spread:
+    """Over the rows of (runs, n)."""
+    return Spread.over([_fraction(run) for run in runs])
+
+
+def _fraction(mask: Tensor) -> float:
+    return percent(mask) / 100
+
+
+_STYLE = """
+body { font-family: sans-serif; margin: 2em auto; max-width: 75em; }
+table { border-collapse: collapse; } td, th { padding: .3em .6em; text-align: left; }
+tr { border-bottom: 1px solid #ddd; } td:first-child { font-weight: bold; }
+.PASS td:first-child { color: #197b30; } .WARN td:first-child { color: #b07500; }
+.FAIL td:first-child { color: #c0182b; }
+"""

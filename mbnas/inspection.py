@@ -1,0 +1,140 @@
+"""What a saved network is worth: measured or audited on the test images of its data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mbnas import config
+from mbnas import data as datasets
+from mbnas.assignment import Assignment
+from mbnas.auditing import PLANS, Audit, Effort, audit, page
+from mbnas.auditing.case import Steered
+from mbnas.bops import bops
+from mbnas.checkpoints import NETWORK_FILE, images_of, load_network
+from mbnas.config import Settings
+from mbnas.devices import pick_device
+from mbnas.errors import DataError, SettingsError
+from mbnas.evaluation import require_sound, test
+from mbnas.files import write_json, write_text
+from mbnas.images import Images
+from mbnas.networks import Network, freeze
+from mbnas.runs import Journal
+from mbnas.threads import suited_to
+
+
+def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure a network on the test images of its data set.
+
+    Args:
+        overrides: ``key.path=value`` changes to the settings it was trained with.
+
+    Raises:
+        DataError: if the checkpoint is corrupt, or the images are not those it belongs to.
+    """
+    network, assignment, settings, images = _opened(path, overrides)
+    x, _ = images.first(1).gather(slice(1))
+    require_sound(network, x)
+    with suited_to(settings):
+        scores = test(network, images, settings, settings.seed)
+    return {
+        "id": assignment.id,
+        "assignment": str(assignment),
+        "bops": bops(settings.table, assignment),
+        "test": asdict(scores),
+    }
+
+
+def audit_checkpoint(
+    path: Path,
+    effort: Effort,
+    overrides: Sequence[str] = (),
+    transfer: Sequence[Path] = (),
+) -> Audit:
+    """Audit a network and leave ``audit-<effort>.json`` and ``.html`` beside it.
+
+    An interrupted audit goes on where it stopped.
+
+    Args:
+        overrides: ``key.path=value`` changes to the settings it was trained with.
+        transfer: networks whose adversarial images are tried on this one; those that were
+            retrained in the same run are tried in any case.
+
+    Raises:
+        DataError: if a checkpoint is corrupt, or the images are not those it belongs to.
+    """
+    network, assignment, settings, images = _opened(path, overrides)
+    folder = path if path.is_dir() else path.parent
+    others = [each for each in (*siblings(folder), *transfer) if each.resolve() != path.resolve()]
+    sources = {each.name: _network(each, settings) for each in others}
+    return audited(network, assignment.id, settings, images, folder, effort, sources)
+
+
+def audited(
+    network: Network,
+    name: str,
+    settings: Settings,
+    images: Images,
+    folder: Path,
+    effort: Effort,
+    sources: Mapping[str, Steered],
+) -> Audit:
+    """Audit a frozen network on test images and write the result to ``folder``."""
+    plan = PLANS[effort]
+    x, y = images.gather(slice(plan.images))
+    journal = Journal(folder / f"audit-{effort}.jsonl")
+    with suited_to(settings):
+        found = audit(
+            network,
+            x,
+            y,
+            settings.threat,
+            plan,
+            seed=settings.seed,
+            journal=journal,
+            sources=sources,
+        )
+    record = audit_file(folder, effort)
+    write_text(record.with_suffix(".html"), page.page(found, name))
+    write_json(record, page.record(found))
+    journal.remove()
+    return found
+
+
+def audit_file(folder: Path, effort: Effort) -> Path:
+    """Where the record of an audit lies; its page lies beside it."""
+    return folder / f"audit-{effort}.json"
+
+
+def siblings(folder: Path) -> list[Path]:
+    """The other retrained networks of the run that ``folder`` is a candidate of."""
+    files = sorted(folder.parent.glob(f"*/{NETWORK_FILE}"))
+    return [file.parent for file in files if file.parent.resolve() != folder.resolve()]
+
+
+def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Assignment, Settings, Images]:
+    """A network, frozen, and the test images that belong to it, both on the device."""
+    network, assignment, saved = load_network(path)
+    settings = config.validate(saved.model_dump(mode="json"), overrides)
+    images, trained_on = datasets.load(settings.data, settings.seed).test, images_of(path)
+    if trained_on not in (None, datasets.fingerprint(images)):
+        raise DataError(
+            f"the test images in {str(settings.data.root or settings.data.name)!r} are not those "
+            f"that {str(path)!r} belongs to; give the folder it was trained on with --data DIR"
+        )
+    device = pick_device(settings.device)
+    return freeze(network.to(device)), assignment, settings, images.to(device)
+
+
+def _network(path: Path, settings: Settings) -> Network:
+    """Another network for the same images, frozen."""
+    network, _, trained = load_network(path)
+    if (trained.data.image, trained.data.classes) != (settings.data.image, settings.data.classes):
+        raise SettingsError(
+            f"{str(path)!r} was trained for images {trained.data.image} of "
+            f"{trained.data.classes} classes, the audited network for {settings.data.image} of "
+            f"{settings.data.classes}; transfer needs equal ones"
+        )
+    return freeze(network.to(pick_device(settings.device)))
