@@ -128,12 +128,15 @@ def search(
         _print_json(
             {
                 "run": str(folder),
-                "pareto": [trial.row() for trial in outcome.front],
+                "pareto": [
+                    {**trial.row(), "worst_case": outcome.worst_cases[trial.id]}
+                    for trial in outcome.front
+                ],
                 "retrained": list(outcome.retrained),
             }
         )
         return
-    _print(report.pareto_table(outcome.front))
+    _print(report.pareto_table(outcome.front, outcome.worst_cases))
     if outcome.retrained:
         _print(report.retrained_table(outcome.retrained, settings.space.layers))
     _say_next(folder, outcome)
@@ -206,7 +209,7 @@ def retrain(
         _print_json(metrics)
         return
     _print(report.retrained_table([metrics], settings.space.layers))
-    CONSOLE.print(f"next: mbnas evaluate {run}/candidates/{candidate}", soft_wrap=True)
+    CONSOLE.print(f"next: mbnas audit {run}/candidates/{candidate}", soft_wrap=True)
 
 
 @app.command(short_help="Measure a network on test images.")
@@ -225,6 +228,7 @@ def evaluate(
         _print_json(metrics)
     else:
         _print(report.attack_table(metrics))
+        CONSOLE.print(f"next: mbnas audit {checkpoint}", soft_wrap=True)
 
 
 @app.command(short_help="Try everything to break a network.")
@@ -303,7 +307,7 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
 def _say_next(folder: Path, outcome: pipeline.Outcome) -> None:
     cheapest, costliest = outcome.front[0], outcome.front[-1]
     if outcome.retrained:
-        first = f"mbnas evaluate {folder}/candidates/{outcome.retrained[0]['id']}"
+        first = f"mbnas audit {folder}/candidates/{outcome.retrained[0]['id']}"
     else:
         first = f"mbnas retrain {folder} --candidate {costliest.id}"
     lines = (

@@ -56,6 +56,13 @@ class Surrogate(StrEnum):
     TANH = "tanh"
 
 
+class Objective(StrEnum):
+    """What the robust accuracy of a candidate is; see :mod:`mbnas.evaluation`."""
+
+    PGD20 = "pgd20"
+    WORST_CASE = "worst-case"
+
+
 class Precision(StrEnum):
     """In what the convolutions of training steps compute; see :mod:`mbnas.precision`."""
 
@@ -189,6 +196,8 @@ class SearchSettings(_Frozen):
         budget: most BOPS a candidate may cost.
         evaluations: candidates scored in all, the feasible uniform assignments among them.
         population: candidates per generation.
+        objective: robust accuracy is that under PGD as in the paper, or under two shorter attacks
+            that share neither loss nor surrogate, at the same cost.
         images: validation images a candidate is scored on.
         recalibration_images: training images that re-estimate batch-norm statistics before.
     """
@@ -197,6 +206,7 @@ class SearchSettings(_Frozen):
     budget: PositiveFloat | None = None
     evaluations: PositiveInt
     population: int = Field(default=16, ge=4)
+    objective: Objective = Objective.PGD20
     images: PositiveInt
     recalibration_images: PositiveInt = 512
 

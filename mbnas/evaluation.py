@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbnas.attacks import Model, pgd
-from mbnas.config import Settings, Surrogate, Threat
+from mbnas.attacks import Model, broken, pgd
+from mbnas.config import Objective, Settings, Surrogate, Threat
 from mbnas.errors import DataError, SettingsError
 from mbnas.images import Images
+from mbnas.losses import Loss, cross_entropy, margin, rescaled_cross_entropy
 from mbnas.networks import Network
 from mbnas.progress import bar
 from mbnas.randomness import generator
@@ -28,7 +29,7 @@ class Scores:
 
     Attributes:
         natural: classified correctly as they are.
-        robust: classified correctly as they are and at every iterate of PGD.
+        robust: classified correctly as they are and at every iterate of every attack.
         loss: mean cross-entropy of the natural images; None where it is not finite.
     """
 
@@ -79,31 +80,71 @@ def recalibrate(network: nn.Module, images: Images) -> None:
         norm.eval()
 
 
-def measure(
-    network: Network, images: Images, threat: Threat, rng: torch.Generator, steps: int | None = None
-) -> Scores:
-    """Score a frozen network under PGD with ``steps`` iterations (default: the threat model's).
+@dataclass(frozen=True)
+class Stage:
+    """One PGD of a measurement: what it drives up, through which surrogate, for how long."""
 
-    An image that is lost at any iterate leaves the attack.
+    loss: Loss
+    surrogate: Surrogate
+    steps: int
+
+
+def plain_stages(threat: Threat, steps: int | None = None) -> tuple[Stage, ...]:
+    """PGD on cross-entropy (paper, Sec. 4), by default as long as the threat model says."""
+    return (Stage(cross_entropy, threat.surrogate, steps or threat.steps),)
+
+
+def scoring_stages(objective: Objective, threat: Threat) -> tuple[Stage, ...]:
+    """What candidates of a search withstand; no objective takes more passes than PGD."""
+    if objective is Objective.PGD20:
+        return plain_stages(threat)
+    half = threat.steps // 2
+    return (
+        Stage(margin, threat.surrogate, half),
+        Stage(rescaled_cross_entropy, another(threat.surrogate), max(1, threat.steps - half - 1)),
+    )
+
+
+def another(surrogate: Surrogate) -> Surrogate:
+    """A surrogate that no attack is likely to be blind to together with this one."""
+    return Surrogate.TANH if surrogate is Surrogate.POLYNOMIAL else Surrogate.POLYNOMIAL
+
+
+def _through(network: Network, surrogate: Surrogate) -> Model:
+    return lambda x: network(x, surrogate)
+
+
+def measure(
+    network: Network,
+    images: Images,
+    threat: Threat,
+    rng: torch.Generator,
+    stages: Sequence[Stage] | None = None,
+) -> Scores:
+    """Score a frozen network under one PGD after another (default: :func:`plain_stages`).
+
+    An image that is lost at any iterate is attacked no more.
     """
     natural, robust, total = 0, 0, 0.0
     for x, y in images.batches(BATCH):
         right, loss = _classify(network, x, y)
         natural, total = natural + int(right.sum()), total + loss
-        if not right.any():
-            continue
-        x, y = x[right], y[right]  # noqa: PLW2901 (the rest is lost already)
-        adversarial = pgd(
-            lambda z: network(z, threat.surrogate),
-            x,
-            y,
-            eps=threat.eps,
-            step=threat.step,
-            steps=steps or threat.steps,
-            generator=rng,
-        )
-        with torch.no_grad():
-            robust += int((network(adversarial).argmax(dim=1) == y).sum())
+        for stage in stages or plain_stages(threat):
+            if not right.any():
+                break
+            x, y = x[right], y[right]  # noqa: PLW2901 (the rest is lost already)
+            adversarial = pgd(
+                _through(network, stage.surrogate),
+                x,
+                y,
+                eps=threat.eps,
+                step=threat.step,
+                steps=stage.steps,
+                generator=rng,
+                loss=stage.loss,
+            )
+            right = ~broken(network, adversarial, y)
+        robust += int(right.sum())
     count = len(images)
     return Scores(natural / count, robust / count, _mean_loss(total, count))
 
@@ -144,9 +185,8 @@ def attack_both_ways(
     """PGD on a frozen network through ``surrogate``, every image attacked to the last iterate."""
     at_every, at_last = 0, 0
     for x, y in images.batches(BATCH):
-        right = correct_at_each_iterate(
-            lambda z: network(z, surrogate), x, y, threat, rng, threat.steps
-        )
+        model = _through(network, surrogate)
+        right = correct_at_each_iterate(model, x, y, threat, rng, threat.steps)
         at_every += int(right.all(dim=0).sum())
         at_last += int(right[-1].sum())
     return Counts(at_every / len(images), at_last / len(images))

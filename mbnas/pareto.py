@@ -19,7 +19,7 @@ class Scored(Protocol):
     @property
     def natural(self) -> float: ...  # noqa: D102
     @property
-    def pgd20(self) -> float: ...  # noqa: D102
+    def robust(self) -> float: ...  # noqa: D102
     @property
     def bops(self) -> int: ...  # noqa: D102
 
@@ -28,8 +28,10 @@ T = TypeVar("T", bound=Scored)
 
 
 def objectives(scored: Sequence[Scored]) -> Matrix:
-    """(n, 3), every column to be minimised: natural error, error under PGD-20, BOPS."""
-    return np.array([(1 - each.natural, 1 - each.pgd20, each.bops) for each in scored], dtype=float)
+    """(n, 3), every column to be minimised: natural error, robust error, BOPS."""
+    return np.array(
+        [(1 - each.natural, 1 - each.robust, each.bops) for each in scored], dtype=float
+    )
 
 
 def non_dominated(scored: Sequence[T]) -> list[T]:

@@ -15,20 +15,20 @@ import torch
 from mbnas import config, parallel, runs
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
-from mbnas.auditing import Effort, page
+from mbnas.auditing import Case, Effort, withstanding
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network, load_supernet, save_supernet
 from mbnas.config import Settings
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.evaluation import Scores, attack_both_ways, measure, recalibrate, reported
+from mbnas.evaluation import Scores, attack_both_ways, measure, plain_stages, recalibrate, reported
 from mbnas.inspection import audit_file, audited
 from mbnas.networks import freeze
 from mbnas.pareto import most_useful, non_dominated
 from mbnas.progress import bar, log
 from mbnas.randomness import derive, generator, seeded
-from mbnas.report import write_pareto
+from mbnas.report import WorstCases, agreement, write_pareto
 from mbnas.retraining import retrain
 from mbnas.runs import RunFolder
 from mbnas.search.engines import engine
@@ -40,6 +40,7 @@ from mbnas.threads import one_thread_each, suited_to
 from mbnas.training import fit, supernet_objective
 
 Metrics = dict[str, Any]
+QUERIES = 100  # of the Square attack that Pareto members are re-scored by
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Outcome:
     folder: RunFolder
     trials: tuple[Trial, ...]
     front: tuple[Trial, ...]
+    worst_cases: WorstCases
     retrained: tuple[Metrics, ...]
 
 
@@ -138,30 +140,37 @@ def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Exe
     device = pick_device(settings.device)
     run = _Run(folder, settings, data.to(device), device)
     supernet = _supernet(run)
-    trials, front = parallel.led(lambda: _searched(run, supernet, executor))
+    trials, front, worst_cases = parallel.led(lambda: _searched(run, supernet, executor))
     retrained: list[Metrics] = []
     for trial in most_useful(front, settings.retraining.candidates):
         retrained.append(_retrained(run, supernet, trial.assignment))
-        parallel.led(lambda: write_pareto(folder, settings, trials, front, retrained))
-    parallel.led(lambda: _audit_each(run, [metrics["id"] for metrics in retrained]))
-    return Outcome(folder, tuple(trials), tuple(front), tuple(retrained))
+        parallel.led(lambda: write_pareto(folder, settings, trials, front, worst_cases, retrained))
+    retrained = parallel.led(lambda: _audited(run, retrained))
+    return Outcome(folder, tuple(trials), tuple(front), worst_cases, tuple(retrained))
 
 
-def _searched(run: _Run, supernet: Supernet, executor: Executor) -> tuple[list[Trial], list[Trial]]:
-    """All candidates, and the Pareto set among them, written and re-scored."""
+def _searched(
+    run: _Run, supernet: Supernet, executor: Executor
+) -> tuple[list[Trial], list[Trial], WorstCases]:
+    """All candidates, the Pareto set among them, and what its members withstand; written."""
     recipe = run.settings.search
     problem = Problem(
         supernet,
         calibration=run.data.train.first(recipe.recalibration_images).dense(),
         validation=run.data.validation.first(recipe.images).dense(),
         threat=run.settings.threat,
+        objective=recipe.objective,
         seed=run.settings.seed,
     )
     trials = _trials(run, problem, executor)
     front = non_dominated(trials)
-    write_pareto(run.folder, run.settings, trials, front, [])
-    _rescore(run, problem.to(run.device), front, executor.workers)
-    return trials, front
+    write_pareto(run.folder, run.settings, trials, front, {}, [])
+    worst_cases = _rescore(run, problem.to(run.device), front, executor.workers)
+    write_pareto(run.folder, run.settings, trials, front, worst_cases, [])
+    tau = agreement(front, worst_cases)
+    if tau is not None:
+        log.info("re-scored by stronger attacks, members rank alike with Kendall's tau %.2f", tau)
+    return trials, front, worst_cases
 
 
 def _supernet(run: _Run) -> Supernet:
@@ -176,12 +185,13 @@ def _supernet(run: _Run) -> Supernet:
     supernet.to(run.device)
     calibration = data.train.first(settings.search.recalibration_images)
     guard_images = data.validation.first(recipe.guard_images)
+    guarding = plain_stages(settings.threat, recipe.guard_steps)
 
     def guard() -> Scores:
         network = freeze(extract(supernet, settings.space.largest))
         recalibrate(network, calibration)
         rng = generator(seed, "guard")
-        return measure(network, guard_images, settings.threat, rng, recipe.guard_steps)
+        return measure(network, guard_images, settings.threat, rng, guarding)
 
     checkpoint = run.folder.training_checkpoint("supernet")
     fit(
@@ -221,7 +231,9 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
             evaluations,
             journal=folder.trials,
             early=folder.early_trials,
-            on_trial=lambda trial: advance(f"natural {trial.natural:.1%} PGD {trial.pgd20:.1%}"),
+            on_trial=lambda trial: advance(
+                f"natural {trial.natural:.1%} robust {trial.robust:.1%}"
+            ),
         )
         executor.run(problem, session, run.device)
     if len(session.trials) < evaluations:
@@ -230,9 +242,10 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
     return session.trials
 
 
-def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) -> None:
-    """PGD-20 of every Pareto member through each reported surrogate, counted both ways."""
+def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) -> WorstCases:
+    """Every Pareto member by stronger attacks, and by PGD through each reported surrogate."""
     journal = run.folder.rescored
+    x, y = problem.validation.gather(slice(None))
     done = {record["id"] for record in journal.read()}
     todo = [trial.assignment for trial in front if trial.id not in done]
 
@@ -244,12 +257,15 @@ def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) 
             counts = attack_both_ways(network, problem.validation, problem.threat, surrogate, rng)
             record[f"pgd20_{surrogate}_any"] = counts.any_iterate
             record[f"pgd20_{surrogate}_last"] = counts.last_iterate
+        case = Case(network, x, y, problem.threat, derive(problem.seed, "worst case", assignment))
+        record["worst_case"] = float(withstanding(case, QUERIES).float().mean())
         return record
 
     with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(workers) as pool:
         for record in pool.map(attacked, todo):
             journal.append(record)
             advance("")
+    return {record["id"]: record["worst_case"] for record in journal.read()}
 
 
 def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics:
@@ -262,20 +278,21 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
     return retrain(run.settings, assignment, run.data, target, supernet=start, device=run.device)
 
 
-def _audit_each(run: _Run, identities: Sequence[str]) -> None:
-    """A quick audit of each retrained network, the others as sources of transfer."""
+def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
+    """The metrics of each retrained network with a quick audit, the others as sources."""
+    folders = {each["id"]: run.folder.candidate(each["id"]) for each in retrained}
     networks = {
-        identity: freeze(load_network(run.folder.candidate(identity))[0].to(run.device))
-        for identity in identities
+        name: freeze(load_network(folder)[0].to(run.device)) for name, folder in folders.items()
     }
-    for identity, network in networks.items():
-        folder = run.folder.candidate(identity)
+    for name, folder in folders.items():
         if not audit_file(folder, Effort.QUICK).exists():
-            others = {name: each for name, each in networks.items() if name != identity}
-            found = audited(
-                network, identity, run.settings, run.data.test, folder, Effort.QUICK, others
-            )
-            log.info("audit of %s: %s; %s", identity, found.verdict, page.headline(found))
+            others = {each: networks[each] for each in networks if each != name}
+            network, images = networks[name], run.data.test
+            audited(network, name, run.settings, images, folder, Effort.QUICK, others)
+    records = {
+        name: runs.read_json(audit_file(folder, Effort.QUICK)) for name, folder in folders.items()
+    }
+    return [{**each, "audit": records[each["id"]]} for each in retrained]
 
 
 def _require_same_training(target: Path, settings: Settings) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from rich.table import Table
+from scipy.stats import kendalltau
 
 from mbnas.assignment import Assignment
 from mbnas.bops import DEFINITION, LayerCost, bops
@@ -19,8 +21,10 @@ from mbnas.files import write_json, write_text
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Trial
 
-COLUMNS = ["id", "assignment", "bops", "natural", "pgd20", "loss"]
+COLUMNS = ["id", "assignment", "bops", "natural", "robust", "loss", "worst_case"]
 Metrics = dict[str, Any]
+WorstCases = Mapping[str, float]
+"""Fraction of validation images that a Pareto member, by id, withstands under stronger attacks."""
 
 
 def write_pareto(
@@ -28,10 +32,11 @@ def write_pareto(
     settings: Settings,
     trials: Sequence[Trial],
     front: Sequence[Trial],
+    worst_cases: WorstCases,
     retrained: Sequence[Metrics],
 ) -> None:
     """Write ``pareto.csv``, ``pareto.json`` and ``pareto.html``."""
-    rows = [trial.row() for trial in front]
+    rows = [{**trial.row(), "worst_case": worst_cases.get(trial.id)} for trial in front]
     write_json(folder.pareto_file, rows)
     csv = io.StringIO()
     pd.DataFrame(rows, columns=COLUMNS).to_csv(csv, index=False)
@@ -40,26 +45,34 @@ def write_pareto(
     write_text(folder.pareto_file.with_suffix(".html"), page)
 
 
+def agreement(front: Sequence[Trial], worst_cases: WorstCases) -> float | None:
+    """Kendall's tau between search scores and worst cases; None where either is constant."""
+    scores = [trial.robust for trial in front]
+    tau = kendalltau(scores, [worst_cases[trial.id] for trial in front]).statistic
+    return None if math.isnan(tau) else float(tau)
+
+
 def short(assignment: Assignment) -> str:
     """Runs of equal layers counted: ``3x1 1x1*4 2x2``."""
     runs = ((bases, len(list(equal))) for bases, equal in groupby(assignment))
     return " ".join(f"{bases}*{count}" if count > 1 else str(bases) for bases, count in runs)
 
 
-def pareto_table(front: Sequence[Trial]) -> Table:
+def pareto_table(front: Sequence[Trial], worst_cases: WorstCases) -> Table:
     """The Pareto set, cheapest first, accuracies on validation images."""
-    table = Table(title="Pareto set (validation images)", caption=DEFINITION)
-    for name in ("id", "BOPS", "natural", "PGD-20", "loss"):
+    tau = agreement(front, worst_cases)
+    ranking = "" if tau is None else f"; robust and worst case rank with Kendall's tau {tau:.2f}"
+    table = Table(title="Pareto set (validation images)", caption=f"{DEFINITION}{ranking}")
+    for name in ("id", "BOPS", "natural", "robust", "worst case"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")
     for trial in front:
-        loss = "-" if trial.loss is None else f"{trial.loss:.3f}"
         table.add_row(
             trial.id,
             f"{trial.bops:.3e}",
             f"{trial.natural:.1%}",
-            f"{trial.pgd20:.1%}",
-            loss,
+            f"{trial.robust:.1%}",
+            f"{worst_cases[trial.id]:.1%}",
             short(trial.assignment),
         )
     return table
@@ -68,16 +81,18 @@ def pareto_table(front: Sequence[Trial]) -> Table:
 def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
     """The retrained networks, measured on test images."""
     table = Table(title="Retrained (test images)")
-    for name in ("id", "BOPS", "natural", "PGD-20"):
+    for name in ("id", "BOPS", "natural", "PGD-20", "worst case"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")
     for metrics in retrained:
         test = metrics["test"]
+        audit = metrics.get("audit")
         table.add_row(
             metrics["id"],
             f"{metrics['bops']:.3e}",
             f"{test['natural']:.1%}",
             f"{test['pgd20']['mean']:.1%} ± {test['pgd20']['std']:.1%}",
+            f"{audit['worst_case']['accuracy']:.1%} {audit['verdict']}" if audit else "no audit",
             short(Assignment.parse(metrics["assignment"], layers)),
         )
     return table
@@ -153,7 +168,7 @@ def pareto_figure(
         specs=[[{}, {}], [{"colspan": 2}, None]],
         row_heights=[0.6, 0.4],
         vertical_spacing=0.14,
-        subplot_titles=("natural accuracy", "accuracy under PGD-20", "bases of each layer (M x N)"),
+        subplot_titles=("natural accuracy", "robust accuracy", "bases of each layer (M x N)"),
     )
     uniform = [trial for trial in trials if trial.assignment.is_uniform]
     groups = (
@@ -161,7 +176,7 @@ def pareto_figure(
         ("Pareto set", front, {"color": "crimson", "size": 9}),
         ("uniform", uniform, {"color": "black", "size": 11, "symbol": "diamond-open"}),
     )
-    for column, objective in enumerate(("natural", "pgd20"), start=1):
+    for column, objective in enumerate(("natural", "robust"), start=1):
         for name, members, marker in groups:
             figure.add_scatter(
                 x=[trial.bops for trial in members],

@@ -14,7 +14,7 @@ from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.config import Settings
 from mbnas.data import Data, fingerprint
-from mbnas.evaluation import Scores, measure, test
+from mbnas.evaluation import Scores, measure, plain_stages, test
 from mbnas.files import write_json, write_text
 from mbnas.networks import Network, freeze, multibit
 from mbnas.randomness import derive, generator, seeded
@@ -44,10 +44,11 @@ def retrain(
     network = _start(settings, assignment, data, supernet, seed).to(device)
     recipe = settings.retraining
     guard_images = data.validation.first(recipe.guard_images)
+    guarding = plain_stages(settings.threat, recipe.guard_steps)
 
     def guard() -> Scores:
         rng = generator(seed, "guard")
-        return measure(freeze(network), guard_images, settings.threat, rng, recipe.guard_steps)
+        return measure(freeze(network), guard_images, settings.threat, rng, guarding)
 
     start = "scratch" if supernet is None else "supernet"
     checkpoint = folder / f"training-{start}.pt"

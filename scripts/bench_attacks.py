@@ -21,6 +21,7 @@ from mbnas import Assignment, freeze, load, measure, multibit, pgd, recalibrate
 from mbnas import data as datasets
 from mbnas.config import Recipe, Settings
 from mbnas.data import Data
+from mbnas.evaluation import plain_stages
 from mbnas.images import Images
 from mbnas.networks import Network, full_precision
 from mbnas.randomness import generator, seeded
@@ -34,12 +35,13 @@ def trained(network: Network, settings: Settings, data: Data, recipe: Recipe) ->
     """By FastAT; the best of its epochs on held-out images."""
     network.standardise_by(*data.statistics())
     held_out = data.validation.first(recipe.guard_images)
+    guarding = plain_stages(settings.threat, 5)
     with tempfile.TemporaryDirectory() as folder:
         fit(
             network,
             network_objective(network, settings.threat, recipe),
             guard=lambda: measure(
-                network.eval(), held_out, settings.threat, generator(0, "guard"), 5
+                network.eval(), held_out, settings.threat, generator(0, "guard"), guarding
             ),
             train=data.train,
             augmentation=settings.data,
@@ -147,7 +149,7 @@ def main() -> None:
             ]
         robust = {case: run() for case, run in cases.items()}
         seconds = bench.paired(cases, arguments.rounds)
-        natural = measure(frozen, images, settings.threat, torch.Generator(), 1).natural
+        natural = measure(frozen, images, settings.threat, torch.Generator()).natural
         measured[name] = {
             "natural": natural,
             "cases": {

@@ -67,7 +67,7 @@ def search(result: Result) -> str:
             short(Assignment.parse(each["assignment"], layers)),
             f"{each['bops'] / 1e6:.2f}",
             percent(each["natural"]),
-            percent(each["pgd20"]),
+            percent(each["robust"]),
             percent(each["pgd20_ste_last"]),
         ]
         for each in result["pareto"]

@@ -70,7 +70,7 @@ def scored(assignment: Assignment) -> Trial:
         assignment=assignment,
         bops=size(assignment),
         natural=sum(weights > 1 for weights, _ in assignment) / layers,
-        pgd20=sum(activations > 1 for _, activations in assignment) / layers,
+        robust=sum(activations > 1 for _, activations in assignment) / layers,
         loss=0.5,
         seconds=0.0,
     )

@@ -148,7 +148,7 @@ def test_seeds_of_63_bits_are_taken(name: str) -> None:
 @every_engine
 def test_candidates_depend_on_the_scores(name: str) -> None:
     def opposite(trial: Trial) -> Trial:
-        return replace(trial, natural=1 - trial.natural, pgd20=1 - trial.pgd20)
+        return replace(trial, natural=1 - trial.natural, robust=1 - trial.robust)
 
     one, other = WIDE.engine(name), WIDE.engine(name)
     for _ in range(4):
@@ -167,7 +167,7 @@ def judged(assignment: Assignment) -> Trial:
     return replace(
         scored(assignment),
         natural=fmean(weights == 3 for weights, _ in assignment),
-        pgd20=fmean(activations == 3 for _, activations in assignment),
+        robust=fmean(activations == 3 for _, activations in assignment),
         bops=bops(TABLE, assignment),
     )
 

@@ -9,6 +9,7 @@ from helpers import tiny
 
 from mbnas import data as datasets
 from mbnas.bops import bops
+from mbnas.config import Objective
 from mbnas.errors import SettingsError
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
@@ -35,6 +36,7 @@ def problem() -> Problem:
         calibration=data.train.first(32).dense(),
         validation=data.validation.first(20).dense(),
         threat=settings.threat,
+        objective=Objective.PGD20,
         seed=0,
     )
 

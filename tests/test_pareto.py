@@ -16,7 +16,7 @@ class Member:
     """Scores in tenths; equal scores do not make two members one."""
 
     natural: float
-    pgd20: float
+    robust: float
     bops: int
 
 
@@ -28,7 +28,7 @@ POINTS = st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=6)
 
 def dominates(one: Member, other: Member) -> bool:
     """No worse in anything and better in something."""
-    left, right = ((-each.natural, -each.pgd20, each.bops) for each in (one, other))
+    left, right = ((-each.natural, -each.robust, each.bops) for each in (one, other))
     return left != right and all(a <= b for a, b in zip(left, right, strict=True))
 
 
@@ -74,7 +74,7 @@ def test_the_front_is_sorted_by_cost(members: list[Member]) -> None:
 @given(members=MEMBERS.filter(bool))
 def test_equals_are_all_kept(members: list[Member]) -> None:
     front = non_dominated(members)
-    twin = Member(front[0].natural, front[0].pgd20, front[0].bops)
+    twin = Member(front[0].natural, front[0].robust, front[0].bops)
     assert set(non_dominated([*members, twin])) == {*front, twin}
 
 
@@ -132,7 +132,7 @@ def test_each_useful_member_adds_most_to_those_before_it(front: list[Member]) ->
 
 @given(front=FRONTS, power=st.integers(1, 30))
 def test_the_unit_of_cost_does_not_matter(front: list[Member], power: int) -> None:
-    dearer = [Member(each.natural, each.pgd20, each.bops * 2**power) for each in front]
+    dearer = [Member(each.natural, each.robust, each.bops * 2**power) for each in front]
     positions, others = (
         [members.index(each) for each in most_useful(members, 3)] for members in (front, dearer)
     )

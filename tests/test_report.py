@@ -102,7 +102,7 @@ def test_csv_and_json_hold_the_members_in_order(folder: RunFolder) -> None:
             "id": row["id"],
             "assignment": row["assignment"],
             "bops": int(row["bops"]),
-            **{key: float(row[key]) for key in ("natural", "pgd20")},
+            **{key: float(row[key]) for key in ("natural", "robust")},
             "loss": float(row["loss"]) if row["loss"] else None,
         }
         for row in table
@@ -128,7 +128,7 @@ def test_the_picture_shows_what_was_measured() -> None:
     found = trials(SETTINGS)
     front, retrained = found[:4], [metrics(SETTINGS, found[0])]
     figure = pareto_figure(SETTINGS, found, front, retrained)
-    for column, objective in ((1, "natural"), (2, "pgd20")):
+    for column, objective in ((1, "natural"), (2, "robust")):
         points = {
             trace.name: [*zip(trace.x, trace.y, strict=True)]
             for trace in figure.select_traces(row=1, col=column)

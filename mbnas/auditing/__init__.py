@@ -1,6 +1,6 @@
 """How robust a network is when everything is tried; read top to bottom, this is the audit."""
 
-from mbnas.auditing.auditor import Audit, audit
+from mbnas.auditing.auditor import Audit, audit, withstanding
 from mbnas.auditing.case import Case, Steered
 from mbnas.auditing.checks import Check, Verdict, judge
 from mbnas.auditing.efforts import PLANS, Effort, Plan
@@ -19,4 +19,5 @@ __all__ = [
     "audit",
     "gather",
     "judge",
+    "withstanding",
 ]

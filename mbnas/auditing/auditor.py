@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mbnas.attacks import square
 from mbnas.auditing.case import Case, Steered
 from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.auditing.ledger import Ledger
 from mbnas.config import Surrogate, Threat
-from mbnas.evaluation import require_sound
+from mbnas.evaluation import another, require_sound
 from mbnas.progress import bar
 from mbnas.runs import Journal
 
@@ -73,3 +75,17 @@ def audit(
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
     return Audit(threat, plan, evidence, judge(evidence))
+
+
+def withstanding(case: Case, queries: int) -> Tensor:
+    """Which images (n,) a short worst case leaves: two attacks that share nothing, then Square.
+
+    The margin through the threat model's surrogate, rescaled cross-entropy through another one,
+    each with the iterations of the threat model, and ``queries`` of the gradient-free Square.
+    """
+    own, steps = case.threat.surrogate, case.threat.steps
+    left = case.natural()
+    for loss, surrogate in (("margin", own), ("rescaled cross-entropy", another(own))):
+        left = case.standing(case.pgd(loss, surrogate, steps), case.through(surrogate), left)
+    search = partial(square, eps=case.threat.eps, queries=queries, generator=case.rng("square"))
+    return case.standing(search, case.through(own), left)

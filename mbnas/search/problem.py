@@ -10,8 +10,8 @@ import torch
 
 from mbnas.assignment import Assignment, Space
 from mbnas.bops import bops
-from mbnas.config import Threat
-from mbnas.evaluation import measure, recalibrate
+from mbnas.config import Objective, Threat
+from mbnas.evaluation import measure, recalibrate, scoring_stages
 from mbnas.images import Images
 from mbnas.networks import Network, freeze
 from mbnas.randomness import generator
@@ -25,7 +25,7 @@ class Trial:
     assignment: Assignment
     bops: int
     natural: float
-    pgd20: float
+    robust: float
     loss: float | None
     seconds: float
 
@@ -45,7 +45,7 @@ class Trial:
             "assignment": str(self.assignment),
             "bops": self.bops,
             "natural": self.natural,
-            "pgd20": self.pgd20,
+            "robust": self.robust,
             "loss": self.loss,
         }
 
@@ -56,7 +56,7 @@ class Trial:
             assignment=Assignment.parse(record["assignment"], layers),
             bops=record["bops"],
             natural=record["natural"],
-            pgd20=record["pgd20"],
+            robust=record["robust"],
             loss=record["loss"],
             seconds=record["seconds"],
         )
@@ -70,6 +70,7 @@ class Problem:
     calibration: Images
     validation: Images
     threat: Threat
+    objective: Objective
     seed: int
 
     @property
@@ -84,6 +85,7 @@ class Problem:
             self.calibration.to(device),
             self.validation.to(device),
             self.threat,
+            self.objective,
             self.seed,
         )
 
@@ -101,12 +103,13 @@ class Problem:
         """Evaluate one candidate on the validation images."""
         started = time.perf_counter()
         rng = generator(self.seed, "score", assignment)
-        scores = measure(self.candidate(assignment), self.validation, self.threat, rng)
+        stages = scoring_stages(self.objective, self.threat)
+        scores = measure(self.candidate(assignment), self.validation, self.threat, rng, stages)
         return Trial(
             assignment=assignment,
             bops=self.cost(assignment),
             natural=scores.natural,
-            pgd20=scores.robust,
+            robust=scores.robust,
             loss=scores.loss,
             seconds=time.perf_counter() - started,
         )

@@ -1,0 +1,173 @@
+"""Does FastAT collapse on multi-bit networks, and does a smooth surrogate cure it?
+
+    python scripts/study_surrogates.py --data CIFAR_FOLDER --work FOLDER
+
+Trains ResNet-8 on 16x16 CIFAR-10, naturally and by FastAT, whose perturbations are made through the
+straight-through estimator (``ste``) or through tanh, for several formats and seeds; then attacks
+each network with the paper's PGD-20, with stronger attacks, and with Square, which needs no
+gradient. Each network is that of the last epoch: choosing the best would hide a collapse.
+Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
+"""
+
+import argparse
+import json
+import statistics
+from itertools import product
+from pathlib import Path
+
+import bench
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mbnas import Assignment, freeze, load, multibit, square
+from mbnas import data as datasets
+from mbnas.auditing import Case
+from mbnas.config import Settings, Surrogate, Threat
+from mbnas.data import Data
+from mbnas.evaluation import Scores
+from mbnas.files import write_json
+from mbnas.networks import Network, full_precision
+from mbnas.randomness import derive, seeded
+from mbnas.training import fit, network_objective
+
+SPACE = Path("search_spaces/resnet8-cifar10.yaml")
+FORMATS = ("1x1", "3x1", "1x3", "3x3", "float")
+TRAININGS = ("ste", "tanh", "natural")
+PAPER_NATURAL = Threat(eps=2 / 255, step=0.5 / 255)  # paper, Sec. 4
+Row = dict[str, float]
+
+
+def untrained(settings: Settings, format_: str) -> Network:
+    """A network of one format, ``float`` or MxN."""
+    if format_ == "float":
+        return full_precision(settings.table)
+    return multibit(settings.table, Assignment.parse(format_, settings.space.layers))
+
+
+def train(
+    settings: Settings, data: Data, format_: str, training: str, seed: int, target: Path
+) -> None:
+    """Train one network and write its last state to ``target``."""
+    natural = training == "natural"
+    recipe = settings.retraining.model_copy(update={"fastat_step": None} if natural else {})
+    surrogate = Surrogate.TANH if natural else Surrogate(training)
+    threat = settings.threat.model_copy(update={"surrogate": surrogate})
+    purpose = derive(seed, format_, training)
+    with seeded(purpose, "initial weights"):
+        network = untrained(settings, format_)
+    network.standardise_by(*data.statistics())
+    fit(
+        network,
+        network_objective(network, threat, recipe),
+        guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
+        train=data.train,
+        augmentation=settings.data,
+        recipe=recipe,
+        title=target.stem,
+        seed=purpose,
+        checkpoint=target.with_suffix(".pt"),
+    )
+    save_file(network.state_dict(), target)
+    target.with_suffix(".pt").unlink()
+
+
+def attack(case: Case, queries: int) -> Row:
+    """Percent of images that stand, attack by attack; ``worst`` stands under all of them."""
+    natural = case.natural()
+    last, every = case.by_the_paper(20, 0)
+
+    def alone(loss: str, surrogate: Surrogate) -> Tensor:
+        return case.standing(case.pgd(loss, surrogate, 20), case.through(surrogate), natural)
+
+    rng = case.rng("square")
+
+    def search(model: object, x: Tensor, y: Tensor) -> Tensor:
+        return square(
+            case.through(Surrogate.STE), x, y, eps=case.threat.eps, queries=queries, generator=rng
+        )
+
+    masks = {
+        "natural": natural,
+        "PGD-20, ste, last": last,
+        "PGD-20, ste, any": every,
+        "PGD-20, tanh": alone("cross-entropy", Surrogate.TANH),
+        "margin, tanh": alone("margin", Surrogate.TANH),
+        "rescaled, polynomial": alone("rescaled cross-entropy", Surrogate.POLYNOMIAL),
+        "Square": case.standing(search, case.through(Surrogate.STE), natural),
+    }
+    certain = [mask for name, mask in masks.items() if name != "PGD-20, ste, last"]
+    masks["worst"] = torch.stack(certain).all(dim=0)
+    return {name: 100 * float(mask.float().mean()) for name, mask in masks.items()}
+
+
+def opened(settings: Settings, format_: str, file: Path) -> Network:
+    """A trained network, for attacks."""
+    network = untrained(settings, format_)
+    network.load_state_dict(load_file(file))
+    if format_ == "float":
+        return network.eval().requires_grad_(False)
+    return freeze(network)
+
+
+def summary(rows: list[Row]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation over seeds."""
+    return {
+        name: (
+            statistics.fmean(row[name] for row in rows),
+            statistics.stdev(row[name] for row in rows) if len(rows) > 1 else 0.0,
+        )
+        for name in rows[0]
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train-images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=500, help="test images under attack")
+    parser.add_argument("--queries", type=int, default=1000, help="of Square")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    changes = (
+        f"data.root={arguments.data}",
+        "data.image_size=16",
+        "data.shift=2",
+        f"data.train_images={arguments.train_images}",
+        f"retraining.epochs={arguments.epochs}",
+        "retraining.learning_rate=0.01",
+    )
+    settings = load(SPACE, changes)
+    data = datasets.load(settings.data, seed=0)
+    x, y = data.test.gather(slice(arguments.images))
+    found: dict[str, list[Row]] = {}
+    for seed, training, format_ in product(arguments.seeds, TRAININGS, FORMATS):
+        if (format_, training) == ("float", "ste"):
+            continue  # nothing in a float network needs a surrogate
+        file = arguments.work / f"{training}-{format_}-seed{seed}.safetensors"
+        if not file.exists():
+            train(settings, data, format_, training, seed, file)
+        measured = file.with_suffix(".json")
+        if not measured.exists():
+            threat = PAPER_NATURAL if training == "natural" else settings.threat
+            network = opened(settings, format_, file)
+            write_json(measured, attack(Case(network, x, y, threat, seed), arguments.queries))
+        row = json.loads(measured.read_text())
+        print(file.stem, {name: round(value, 1) for name, value in row.items()})
+        found.setdefault(f"{training} {format_}", []).append(row)
+    table = {name: summary(rows) for name, rows in found.items()}
+    print(
+        bench.keep(
+            "study-surrogates",
+            {"seeds": arguments.seeds, "images": arguments.images, "networks": table},
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
