@@ -126,6 +126,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--formats", nargs="+", default=FORMATS)
+    parser.add_argument("--trainings", nargs="+", default=TRAININGS, choices=TRAININGS)
+    parser.add_argument("--name", default="surrogates", help="of the result")
     parser.add_argument("--train-images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
@@ -146,7 +149,7 @@ def main() -> None:
     data = datasets.load(settings.data, seed=0)
     x, y = data.test.gather(slice(arguments.images))
     found: dict[str, list[Row]] = {}
-    for seed, training, format_ in product(arguments.seeds, TRAININGS, FORMATS):
+    for seed, training, format_ in product(arguments.seeds, arguments.trainings, arguments.formats):
         if (format_, training) == ("float", "ste"):
             continue  # nothing in a float network needs a surrogate
         file = arguments.work / f"{training}-{format_}-seed{seed}.safetensors"
@@ -163,8 +166,15 @@ def main() -> None:
     table = {name: summary(rows) for name, rows in found.items()}
     print(
         bench.keep(
-            "study-surrogates",
-            {"seeds": arguments.seeds, "images": arguments.images, "networks": table},
+            f"study-{arguments.name}",
+            {
+                "seeds": arguments.seeds,
+                "train images": arguments.train_images,
+                "epochs": arguments.epochs,
+                "images": arguments.images,
+                "queries": arguments.queries,
+                "networks": table,
+            },
         )
     )
 

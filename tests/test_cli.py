@@ -87,10 +87,11 @@ def test_the_flags_are_frozen() -> None:
         "profile": "--space --budget --assignment --set --json",
         "retrain": "run --candidate --start --data --set --json",
         "evaluate": "checkpoint --data --set --json",
+        "audit": "checkpoint --effort --transfer --data --set --json",
     }
 
 
-@pytest.mark.parametrize("command", ["", "search", "profile", "retrain", "evaluate"])
+@pytest.mark.parametrize("command", ["", "search", "profile", "retrain", "evaluate", "audit"])
 def test_help_starts_with_an_example(capsys: Capture, command: str) -> None:
     assert call(*command.split(), "--help") == 0
     usage, text = capsys.readouterr().out.strip().split("\n\n", 1)
@@ -149,7 +150,8 @@ def test_search_prints_its_result_on_stdout_and_all_else_on_stderr(
     assert printed["run"] == str(finished)
     assert printed["pareto"] == runs.read_json(finished / "pareto.json")
     metrics = runs.read_json(candidate(finished) / "metrics.json")
-    assert printed["retrained"] == [metrics]
+    audit = runs.read_json(candidate(finished) / "audit-quick.json")
+    assert printed["retrained"] == [{**metrics, "audit": audit}]
     assert f"run folder: {finished}" in output.err
 
 

@@ -14,7 +14,15 @@ from mbnas import backbones, evaluation
 from mbnas.assignment import Assignment
 from mbnas.attacks import uniform_start
 from mbnas.config import Settings, Surrogate, Threat
-from mbnas.evaluation import Counts, Scores, Spread, attack_both_ways, measure, recalibrate
+from mbnas.evaluation import (
+    Counts,
+    Scores,
+    Spread,
+    attack_both_ways,
+    measure,
+    plain_stages,
+    recalibrate,
+)
 from mbnas.images import Images
 from mbnas.networks import Network, freeze, multibit
 from mbnas.randomness import generator
@@ -156,7 +164,7 @@ def test_fewer_steps_may_be_asked_for() -> None:
     images = grey([128] * 4, [0] * 4)
     for steps, expected in ((None, THREAT.steps), (3, 3)):
         calls.clear()
-        measure(watched, images, THREAT, generator(0), steps)
+        measure(watched, images, THREAT, generator(0), plain_stages(THREAT, steps))
         assert len(calls) == expected + 2  # before and after the attack
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import tiny
+from helpers import same, tiny
 from torch import Tensor
 
 from mbnas import config, inspection, pipeline
@@ -91,6 +91,7 @@ def test_the_run_folder_holds_what_the_readme_lists_and_nothing_else(outcome: Ou
     for folder in (path / "candidates").iterdir():
         assert {each.name for each in folder.iterdir()} == {
             *("network.safetensors", "assignment.txt", "metrics.json"),
+            *("audit-quick.json", "audit-quick.html"),
         }
 
 
@@ -223,10 +224,14 @@ def test_other_test_images_change_nothing_but_the_test(
     mine, yours = contents(outcome.folder), contents(other.folder)
     assert mine.keys() == yours.keys()
     (metrics,) = outcome.retrained
+    identity = metrics["id"]
     assert {name for name, content in mine.items() if content != yours[name]} == {
         "manifest.json",
-        f"candidates/{metrics['id']}/metrics.json",
+        *(f"candidates/{identity}/{name}" for name in ("metrics.json", "network.safetensors")),
+        *(f"candidates/{identity}/audit-quick.{kind}" for kind in ("json", "html")),
     }
+    one, other_one = (load_network(each.folder.candidate(identity))[0] for each in (outcome, other))
+    assert same(one, other_one)
     assert [each["training"] for each in other.retrained] == [metrics["training"]]
 
 
@@ -255,15 +260,18 @@ def test_any_candidate_can_be_retrained_by_its_id(outcome: Outcome, copied: RunF
 def test_retraining_anew_gives_the_same_network(outcome: Outcome, copied: RunFolder) -> None:
     (metrics,) = outcome.retrained
     shutil.rmtree(copied.path / "candidates")
-    assert pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS) == metrics
-    assert contents(copied) == contents(outcome.folder)
+    found = pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS)
+    assert found == {key: metrics[key] for key in found}
+    kept = {name: each for name, each in contents(outcome.folder).items() if "audit" not in name}
+    assert contents(copied) == kept
 
 
 def test_a_retrained_network_is_not_passed_off_as_one_of_other_settings(
     outcome: Outcome, copied: RunFolder
 ) -> None:
     (metrics,) = outcome.retrained
-    assert pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS) == metrics
+    found = pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS)
+    assert found == {key: metrics[key] for key in found}
     scratch = tiny(f"search.budget={BUDGET}", "retraining.start=scratch")
     with pytest.raises(SettingsError, match=r"retraining\.start: supernet -> scratch"):
         pipeline.retrain_candidate(copied.path, metrics["id"], scratch)

@@ -1,0 +1,260 @@
+"""Audits of networks that are honest, and of networks that hide their gradients."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from mbnas import backbones
+from mbnas.assignment import Assignment
+from mbnas.auditing import PLANS, Audit, Effort, Verdict, audit, page
+from mbnas.auditing.case import Case
+from mbnas.auditing.checks import Check
+from mbnas.auditing.evidence import SQUARE, TRANSFER
+from mbnas.config import DataSettings, Recipe, Surrogate, Threat
+from mbnas.data import load
+from mbnas.errors import DataError, SettingsError
+from mbnas.networks import Network, full_precision, multibit
+from mbnas.randomness import seeded
+from mbnas.runs import Journal
+from mbnas.training import network_objective
+
+THREAT = Threat(eps=0.1, step=0.025, steps=10)
+PLAN = replace(PLANS[Effort.QUICK], images=128, queries=200)
+DATA = load(DataSettings(name="digits", validation=300), seed=0)
+X, Y = DATA.test.gather(slice(PLAN.images))
+
+
+@cache
+def honest() -> Network:
+    """A float network, trained by FastAT for a few seconds."""
+    table = backbones.build("resnet8", width=8, image=(1, 8, 8), classes=10)
+    with seeded(0):
+        network = full_precision(table)
+    network.standardise_by(*DATA.statistics())
+    recipe = Recipe(epochs=6, batch_size=64, learning_rate=0.01, fastat_step=0.125)
+    objective = network_objective(network, THREAT, recipe)(1)
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(recipe.epochs):
+        for x, y in DATA.train.shuffled(recipe.batch_size, shift=0, flip=False, rng=rng):
+            optimizer.zero_grad()
+            objective(x, y, rng)
+            optimizer.step()
+    return network.eval().requires_grad_(False)
+
+
+class Saturated(nn.Module):
+    """The honest network with logits so large that softmax has no gradient left."""
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        return 1e4 * honest()(x, surrogate)
+
+
+class Shattered(nn.Module):
+    """The honest network behind a function whose gradient is zero."""
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        logits = honest()(x.detach(), surrogate)
+        return logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+class Misleading(nn.Module):
+    """The honest network with a gradient that points the other way."""
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        mirrored = 2 * x.detach() - x
+        return honest()(mirrored, surrogate)
+
+
+def audited(network: nn.Module, path: Path, **options: object) -> Audit:
+    return audit(
+        network.eval(), X, Y, THREAT, PLAN, seed=0, journal=Journal(path / "journal"), **options
+    )
+
+
+@pytest.fixture(scope="module")
+def of_honest(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    return audited(honest(), tmp_path_factory.mktemp("honest"))
+
+
+def named(found: Audit, name: str) -> Check:
+    (check,) = (each for each in found.checks if each.name == name)
+    return check
+
+
+# Verdicts
+
+
+def test_an_honest_network_passes(of_honest: Audit) -> None:
+    failed = [check for check in of_honest.checks if check.verdict is not Verdict.PASS]
+    assert failed == []
+    assert of_honest.verdict is Verdict.PASS
+    natural, worst = of_honest.evidence.natural, of_honest.evidence.worst
+    assert natural.float().mean() > 0.9
+    assert 0.3 < worst.float().mean() < natural.float().mean()
+
+
+@pytest.mark.parametrize(
+    ("masked", "by"),
+    [
+        (Saturated, {"images without a gradient", "losses and surrogates"}),
+        (
+            Shattered,
+            {"images without a gradient", "Square, gradient-free", "convergence of the loss"},
+        ),
+        (Misleading, {"Square, gradient-free", "random noise"}),
+    ],
+)
+def test_a_masked_network_is_flagged(
+    masked: Callable[[], nn.Module], by: set[str], tmp_path: Path
+) -> None:
+    found = audited(masked(), tmp_path)
+    assert found.verdict is Verdict.FAIL
+    failed = {check.name for check in found.checks if check.verdict is Verdict.FAIL}
+    assert by <= failed
+
+
+def test_every_line_says_what_was_measured_and_what_passes(of_honest: Audit) -> None:
+    assert len({check.name for check in of_honest.checks}) == len(of_honest.checks) == 10
+    for check in of_honest.checks:
+        assert all((check.figure, check.threshold, check.explanation))
+
+
+# Evidence
+
+
+def test_the_worst_case_is_the_worst_of_everything(of_honest: Audit) -> None:
+    evidence = of_honest.evidence
+    masks = [
+        *(evidence.natural, evidence.noise, evidence.scored, evidence.swept),
+        *evidence.sweep.values(),
+        *evidence.standing.values(),
+        *(run for runs in evidence.every.values() for run in runs),
+    ]
+    for mask in masks:
+        assert not (evidence.worst & ~mask).any()
+    turns = [evidence.swept, *evidence.standing.values()]
+    assert all(not (after & ~before).any() for before, after in pairwise(turns))
+
+
+def test_another_network_for_transfer_is_tried_last(tmp_path: Path) -> None:
+    found = audited(honest(), tmp_path, sources={"itself": honest()})
+    *_, square, transfer = found.evidence.standing
+    assert square.startswith(SQUARE)
+    assert transfer == f"{TRANSFER}itself"
+    assert named(found, "transfer").verdict is Verdict.PASS
+
+
+def test_an_interrupted_audit_goes_on_and_ends_the_same(tmp_path: Path, of_honest: Audit) -> None:
+    class StopError(Exception):
+        pass
+
+    class Failing(nn.Module):
+        """The honest network, until it has been called so often."""
+
+        def __init__(self, calls: int) -> None:
+            super().__init__()
+            self.left = calls
+
+        def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+            self.left -= 1
+            if self.left < 0:
+                raise StopError
+            return honest()(x, surrogate)
+
+    journal = Journal(tmp_path / "journal")
+    for calls in (60, 200):
+        before = len(journal.read())
+        with pytest.raises(StopError):
+            audited(Failing(calls), tmp_path)
+        assert len(journal.read()) > before
+    assert json.dumps(page.record(audited(honest(), tmp_path))) == json.dumps(
+        page.record(of_honest)
+    )
+
+
+def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
+    audited(honest(), tmp_path)
+    with pytest.raises(DataError, match="unfinished audit of another network, other images"):
+        audited(Saturated(), tmp_path)
+
+
+def test_pgd_of_the_paper_counts_both_iterates() -> None:
+    last, every = Case(Misleading(), X, Y, THREAT, 0).by_the_paper(5, 0)
+    natural = Case(Misleading(), X, Y, THREAT, 0).natural()
+    assert not (every & ~natural).any()
+    assert not (every & ~last).any()
+
+
+# Pages
+
+
+def test_the_record_survives_json(of_honest: Audit) -> None:
+    record = json.loads(json.dumps(page.record(of_honest)))
+    assert record["verdict"] == "PASS"
+    low, high = record["worst_case"]["interval"]
+    assert 0 <= low < record["worst_case"]["accuracy"] < high <= 1
+    assert record["images"] == len(X)
+    assert set(record["paper"]) == {"PGD-20"}
+
+
+def test_the_interval_is_the_exact_binomial_one() -> None:
+    """Clopper & Pearson 1934: none of 10 right leaves 1 - 0.025^(1/10) at most."""
+    low, high = page._estimate(torch.zeros(10, dtype=torch.bool))["interval"]
+    assert low == 0
+    assert high == pytest.approx(1 - 0.025 ** (1 / 10))
+
+
+def test_table_and_page_show_every_check(of_honest: Audit) -> None:
+    console = Console(width=100, record=True)
+    with console.capture() as capture:
+        console.print(page.table(of_honest, "one"))
+    text, html = " ".join(capture.get().split()), page.page(of_honest, "<one>")
+    assert "withstand everything" in text
+    for check in of_honest.checks:
+        assert check.explanation.replace("'", "&#x27;") in html
+    assert "&lt;one&gt;: PASS" in html
+    assert "src=" not in html.split("<script", 1)[0]
+
+
+# Wrong input
+
+
+def audit_of(network: nn.Module, x: Tensor, path: Path) -> Audit:
+    return audit(network, x, Y, THREAT, PLAN, seed=0, journal=Journal(path / "journal"))
+
+
+def test_images_outside_the_box_are_refused(tmp_path: Path) -> None:
+    for x in (255 * X, X - 0.5):
+        with pytest.raises(DataError, match=r"images run from .* attacks need them in \[0, 1\]"):
+            audit_of(honest(), x, tmp_path)
+
+
+def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:
+    table = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=10)
+    network = multibit(table, Assignment.uniform(1, 1, len(table.searchable)))
+    with pytest.raises(SettingsError, match="training mode"):
+        audit_of(network.train(), X, tmp_path)
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    class Diverged(nn.Module):
+        def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+            return honest()(x, surrogate).where(x.flatten(1).sum(1, keepdim=True) > 20, torch.nan)
+
+    with pytest.raises(SettingsError, match="not finite"):
+        audit_of(Diverged().eval(), X, tmp_path)
+
+
+@pytest.mark.parametrize("eps", [8, 0, -0.1])
+def test_an_eps_of_the_wrong_scale_is_refused(eps: float) -> None:
+    with pytest.raises(ValueError, match="eps"):
+        Threat(eps=eps, step=0.1)
