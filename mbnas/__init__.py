@@ -14,10 +14,11 @@ from mbnas.bops import bops, itemise
 from mbnas.checkpoints import load_network, load_supernet, save_network, save_supernet
 from mbnas.config import Settings, Surrogate, Threat, load
 from mbnas.evaluation import measure, recalibrate
+from mbnas.formats import Format
 from mbnas.inspection import audit_checkpoint, evaluate_checkpoint
-from mbnas.networks import Network, freeze, multibit
+from mbnas.networks import Network, build_network, freeze, multibit
 from mbnas.pareto import most_useful, non_dominated
-from mbnas.pipeline import resume_search, retrain_candidate, run_search
+from mbnas.pipeline import resume_search, retrain_candidate, run_search, train_network
 from mbnas.retraining import retrain
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem, Trial
@@ -29,6 +30,7 @@ __all__ = [
     "Bases",
     "Effort",
     "Executor",
+    "Format",
     "Network",
     "Problem",
     "Settings",
@@ -42,6 +44,7 @@ __all__ = [
     "audit_checkpoint",
     "bops",
     "build",
+    "build_network",
     "evaluate_checkpoint",
     "extract",
     "fgsm",
@@ -63,4 +66,5 @@ __all__ = [
     "save_network",
     "save_supernet",
     "square",
+    "train_network",
 ]

@@ -12,11 +12,11 @@ from safetensors.torch import save
 from torch import nn
 
 from mbnas import config
-from mbnas.assignment import Assignment
 from mbnas.config import Settings
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import write_atomically
-from mbnas.networks import Network, multibit
+from mbnas.formats import Format
+from mbnas.networks import Network, build_network
 from mbnas.supernet import Supernet
 
 NETWORK_FILE = "network.safetensors"
@@ -41,22 +41,22 @@ def load_supernet(path: Path) -> Supernet:
 
 
 def save_network(
-    path: Path, network: Network, assignment: Assignment, settings: Settings, images: str
+    path: Path, network: Network, format_: Format, settings: Settings, images: str
 ) -> None:
-    """Write a network, its assignment and the settings it was trained with.
+    """Write a network, its number format and the settings it was trained with.
 
     Args:
         images: fingerprint of the test images that it may be measured on.
     """
     described = {
         "settings": settings.model_dump(mode="json"),
-        "assignment": str(assignment),
+        "format": str(format_),
         "images": images,
     }
     _save(path, network, described)
 
 
-def load_network(path: Path) -> tuple[Network, Assignment, Settings]:
+def load_network(path: Path) -> tuple[Network, Format, Settings]:
     """Read what :func:`save_network` wrote; a folder stands for the network file in it.
 
     Raises:
@@ -69,11 +69,11 @@ def load_network(path: Path) -> tuple[Network, Assignment, Settings]:
             f"{str(path)!r} holds a supernet, not a network; give candidates/<id> of its run, "
             "or make one with `mbnas retrain RUN --candidate ID`"
         )
-    assignment = Assignment.parse(text, settings.space.layers)
+    format_ = Format.parse(text, settings.space.layers)
     with torch.device("meta"):
-        network = multibit(settings.table, assignment)
+        network = build_network(settings.table, format_)
     _fill(path, network)
-    return network, assignment, settings
+    return network, format_, settings
 
 
 def images_of(path: Path) -> str | None:
@@ -91,7 +91,7 @@ def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
 
 
 def _describe(path: Path) -> tuple[Settings, str | None]:
-    """The settings in the file and, for a network, the text of its assignment."""
+    """The settings in the file and, for a network, the text of its format."""
     if not path.is_file():
         raise DataError(
             f"no checkpoint {str(path)!r}; give candidates/<id> of a run, or its {NETWORK_FILE}"
@@ -99,7 +99,7 @@ def _describe(path: Path) -> tuple[Settings, str | None]:
     try:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {})["mbnas"])
-        return config.validate(described["settings"]), described.get("assignment")
+        return config.validate(described["settings"]), described.get("format")
     except (SafetensorError, OSError, ValueError, KeyError, SettingsError):
         raise _foreign(path) from None
 
@@ -117,5 +117,5 @@ def _fill(path: Path, module: nn.Module) -> None:
 def _foreign(path: Path) -> DataError:
     return DataError(
         f"checkpoint {str(path)!r} is truncated or was not written by mbnas; "
-        "give a file that mbnas search or mbnas retrain wrote"
+        "give a file that mbnas search, retrain or train wrote"
     )

@@ -20,7 +20,7 @@ from mbnas import config, inspection, parallel, pipeline, report, runs
 from mbnas.assignment import Assignment
 from mbnas.auditing import Effort, page
 from mbnas.bops import bops, itemise
-from mbnas.config import Settings
+from mbnas.config import Settings, Training
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
 from mbnas.progress import CONSOLE, show_messages
@@ -210,6 +210,52 @@ def retrain(
         return
     _print(report.retrained_table([metrics], settings.space.layers))
     CONSOLE.print(f"next: mbnas audit {run}/candidates/{candidate}", soft_wrap=True)
+
+
+@app.command(short_help="Train one network of any number format.")
+def train(
+    format_: Annotated[
+        str, typer.Option("--format", help="float, pact4, pact2x4, xnor, mbn3x1, mbn3x1,1x1,...")
+    ],
+    backbone: Annotated[str | None, typer.Option(help="In place of that of the space.")] = None,
+    training: Annotated[
+        Training | None, typer.Option(help="In place of that of the space.")
+    ] = None,
+    space: Space = None,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the network.")] = None,
+    overrides: Override = None,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Example: mbnas train --backbone resnet20 --format mbn3x1 --training fastat
+
+    Train one network from scratch by the recipe of a space (default: the one named like the
+    backbone) and measure it on test images. Interrupted, the same command goes on.
+    """
+    changes = _changes(
+        overrides,
+        {
+            "backbone.name": backbone,
+            "data.root": data,
+            "seed": seed,
+            "retraining.training": training,
+        },
+    )
+    named = Path(f"search_spaces/{backbone}.yaml") if backbone else None
+    settings = config.load(_required(space or named), changes)
+    words = (settings.name, format_, settings.retraining.training, f"seed{settings.seed}")
+    folder = out or Path("runs") / "-".join(words)
+    try:
+        metrics = pipeline.train_network(settings, format_, folder)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on where it stopped", 130)
+        return
+    if as_json:
+        _print_json(metrics)
+        return
+    _print(report.retrained_table([metrics], settings.space.layers))
+    CONSOLE.print(f"next: mbnas audit {folder}", soft_wrap=True)
 
 
 @app.command(short_help="Measure a network on test images.")

@@ -70,6 +70,14 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Training(StrEnum):
+    """On which images a network learns; see :mod:`mbnas.training`."""
+
+    NATURAL = "natural"
+    FASTAT = "fastat"
+    N_FGSM = "n-fgsm"
+
+
 class BackboneSettings(_Frozen):
     """Which table, and how many channels its first stage has."""
 
@@ -160,8 +168,8 @@ class Recipe(_Frozen):
 
     Attributes:
         learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
-        fastat_step: step of the single-step perturbation (FastAT, Wong et al. 2020);
-            null trains on natural images.
+        training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
+        step: of the single-step perturbation; by default 1.25 eps for FastAT and eps for N-FGSM.
         precision: of the convolutions in training steps; attacks and quantizers keep float32.
         guard_images: validation images on which each epoch is measured; the best epoch is kept.
         guard_steps: PGD steps of that measurement.
@@ -172,7 +180,8 @@ class Recipe(_Frozen):
     learning_rate: PositiveFloat = 5e-3
     warmup: float = Field(default=0.2, ge=0, lt=1)
     gradient_clip: PositiveFloat = 1.0
-    fastat_step: Distance | None = None
+    training: Training = Training.NATURAL
+    step: Distance | None = None
     precision: Precision = Precision.FLOAT32
     guard_images: PositiveInt = 256
     guard_steps: PositiveInt = 5

@@ -9,18 +9,18 @@ from typing import Any
 
 from mbnas import config
 from mbnas import data as datasets
-from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS, Audit, Effort, audit, page
 from mbnas.auditing.case import Steered
-from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, images_of, load_network
 from mbnas.config import Settings
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import require_sound, test
 from mbnas.files import write_json, write_text
+from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, freeze
+from mbnas.retraining import described
 from mbnas.runs import Journal
 from mbnas.threads import suited_to
 
@@ -34,17 +34,12 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
     Raises:
         DataError: if the checkpoint is corrupt, or the images are not those it belongs to.
     """
-    network, assignment, settings, images = _opened(path, overrides)
+    network, format_, settings, images = _opened(path, overrides)
     x, _ = images.first(1).gather(slice(1))
     require_sound(network, x)
     with suited_to(settings):
         scores = test(network, images, settings, settings.seed)
-    return {
-        "id": assignment.id,
-        "assignment": str(assignment),
-        "bops": bops(settings.table, assignment),
-        "test": asdict(scores),
-    }
+    return {**described(settings, format_), "test": asdict(scores)}
 
 
 def audit_checkpoint(
@@ -65,11 +60,11 @@ def audit_checkpoint(
     Raises:
         DataError: if a checkpoint is corrupt, or the images are not those it belongs to.
     """
-    network, assignment, settings, images = _opened(path, overrides)
+    network, format_, settings, images = _opened(path, overrides)
     folder = path if path.is_dir() else path.parent
     others = [each for each in (*siblings(folder), *transfer) if each.resolve() != path.resolve()]
     sources = {each.name: _network(each, settings) for each in others}
-    return audited(network, assignment.id, settings, images, folder, effort, sources)
+    return audited(network, format_.id, settings, images, folder, effort, sources)
 
 
 def audited(
@@ -114,9 +109,9 @@ def siblings(folder: Path) -> list[Path]:
     return [file.parent for file in files if file.parent.resolve() != folder.resolve()]
 
 
-def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Assignment, Settings, Images]:
+def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Format, Settings, Images]:
     """A network, frozen, and the test images that belong to it, both on the device."""
-    network, assignment, saved = load_network(path)
+    network, format_, saved = load_network(path)
     settings = config.validate(saved.model_dump(mode="json"), overrides)
     images, trained_on = datasets.load(settings.data, settings.seed).test, images_of(path)
     if trained_on not in (None, datasets.fingerprint(images)):
@@ -125,7 +120,7 @@ def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Assignment, 
             f"that {str(path)!r} belongs to; give the folder it was trained on with --data DIR"
         )
     device = pick_device(settings.device)
-    return freeze(network.to(device)), assignment, settings, images.to(device)
+    return freeze(network.to(device)), format_, settings, images.to(device)
 
 
 def _network(path: Path, settings: Settings) -> Network:

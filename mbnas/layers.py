@@ -1,4 +1,6 @@
-"""Multi-bit convolutions (Frickenstein et al. 2023, Eq. 2; ABC-Net, Lin et al. 2017, Eq. 3-6).
+"""Convolutions: a layer is a latent weight and two quantizers, which its number format decides.
+
+Multi-bit ones (Frickenstein et al. 2023, Eq. 2; ABC-Net, Lin et al. 2017, Eq. 3-6):
 
     B_m = sign((W - mean W)/std W + u_m),  m = 1..M        A_n = sign(norm(x) + v_n),  n = 1..N
 
@@ -20,7 +22,9 @@ from mbnas import precision
 from mbnas.assignment import Bases, Space
 from mbnas.backbones import Row
 from mbnas.config import Surrogate
-from mbnas.normalisation import of_batch, of_weight
+from mbnas.fixed_point import clip_for_normal, fixed_point
+from mbnas.formats import Family
+from mbnas.normalisation import Standard, of_batch, of_weight, unchanged
 from mbnas.quantizers import height_for_normal, staircase, threshold_grid
 
 
@@ -53,6 +57,66 @@ class ActivationQuantizer(nn.Module):
         return staircase(x, self.v, self.beta, surrogate, of_batch(norm, x))
 
 
+class Rectifier(nn.Module):
+    """Full precision: ReLU."""
+
+    def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
+        """relu(norm(x)); (B, C_in, H, W) -> same shape; nothing needs a surrogate."""
+        return F.relu(norm(x))
+
+
+class FixedPointWeights(nn.Module):
+    """``bits``-bit weights over a learned range [-clip, clip], clip () (fixed_point.py)."""
+
+    def __init__(self, bits: int, spread: float) -> None:
+        super().__init__()
+        self.bits = bits
+        self.clip = nn.Parameter(torch.tensor(clip_for_normal(bits, signed=True) * spread))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(C_out, C_in, k, k) -> same shape."""
+        return fixed_point(weight, -self.clip, self.clip, self.bits, Surrogate.STE)
+
+
+class FixedPointActivations(nn.Module):
+    """``bits``-bit activations over a learned range [0, clip], clip () (fixed_point.py)."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.clip = nn.Parameter(torch.tensor(clip_for_normal(bits, signed=False)))
+
+    def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
+        """(B, C_in, H, W) -> same shape."""
+        return fixed_point(norm(x), x.new_zeros(()), self.clip, self.bits, surrogate)
+
+
+class ScaledSigns(nn.Module):
+    """XNOR-Net's weights, mean|W| sign(W) for each output channel (Rastegari et al. 2016, Eq. 6).
+
+    W is centred over input channels first, as in the code of its authors.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(C_out, C_in, k, k) -> same shape."""
+        centred = weight - weight.mean(dim=1, keepdim=True)
+        scale = centred.abs().mean(dim=(1, 2, 3), keepdim=True)
+        return scale * _signs(centred, unchanged(weight), Surrogate.STE)
+
+
+class Signs(nn.Module):
+    """XNOR-Net's activations, sign(norm(x)); without the scaling map K, as in its authors' code."""
+
+    def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
+        """(B, C_in, H, W) -> same shape."""
+        return _signs(x, of_batch(norm, x), surrogate)
+
+
+def _signs(x: Tensor, standard: Standard, surrogate: Surrogate) -> Tensor:
+    """The staircase of one step from -1 to 1 at 0."""
+    return staircase(x, x.new_zeros(1), x.new_ones(1), surrogate, standard)
+
+
 def initial_spread(row: Row) -> float:
     """Standard deviation of latent weights that carries the variance of x through the layer."""
     return 1 / math.sqrt(row.in_channels * row.kernel**2)
@@ -73,18 +137,23 @@ def _convolve(activations: Tensor, weight: Tensor, row: Row) -> Tensor:
     return y.to(activations.dtype)
 
 
-class MultiBitConv2d(nn.Module):
-    """One convolution with M weight bases and N activation bases.
+class QuantizedConv2d(nn.Module):
+    """One convolution of quantized weights and activations.
 
     Parameters: latent ``weight`` (C_out, C_in, k, k) and those of the two quantizers.
+
+    Args:
+        gain: deviation of the latent weights against one that keeps the variance of activations.
     """
 
-    def __init__(self, row: Row, bases: Bases) -> None:
+    def __init__(
+        self, row: Row, weights: nn.Module, activations: nn.Module, gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.row = row
-        self.weight = latent_weight(row)
-        self.weights = WeightQuantizer(bases.weights, row.out_channels, initial_spread(row))
-        self.activations = ActivationQuantizer(bases.activations)
+        self.weight = nn.Parameter(gain * latent_weight(row).detach())
+        self.weights = weights
+        self.activations = activations
 
     def forward(
         self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
@@ -94,29 +163,29 @@ class MultiBitConv2d(nn.Module):
         return _convolve(self.activations(x, norm, surrogate), merged, self.row)
 
 
-class FloatConv2d(nn.Module):
-    """The full-precision twin: ReLU in the place of the bases, the same shapes and order."""
+def convolution(row: Row, family: Family, widths: Bases) -> QuantizedConv2d:
+    """A fresh convolution of one format, initialised from torch's generator."""
+    spread, rectified = initial_spread(row), math.sqrt(2)  # half of what is rectified is cut off
+    match family:
+        case Family.FLOAT:
+            return QuantizedConv2d(row, nn.Identity(), Rectifier(), rectified)
+        case Family.PACT:
+            weights = FixedPointWeights(widths.weights, rectified * spread)
+            activations = FixedPointActivations(widths.activations)
+            return QuantizedConv2d(row, weights, activations, rectified)
+        case Family.XNOR:
+            return QuantizedConv2d(row, ScaledSigns(), Signs())
+        case Family.MBN:
+            bases = WeightQuantizer(widths.weights, row.out_channels, spread)
+            return QuantizedConv2d(row, bases, ActivationQuantizer(widths.activations))
 
-    def __init__(self, row: Row) -> None:
-        super().__init__()
-        self.row = row
-        self.weight = nn.Parameter(math.sqrt(2) * latent_weight(row).detach())  # half is cut off
 
-    def forward(
-        self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
-    ) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride); nothing needs a surrogate."""
-        return F.conv2d(
-            F.relu(norm(x)), self.weight, stride=self.row.stride, padding=self.row.kernel // 2
-        )
-
-
-class FrozenMultiBitConv2d(nn.Module):
-    """A multi-bit convolution whose weights were merged once; for evaluation and attacks."""
+class FrozenConv2d(nn.Module):
+    """A convolution whose weights were quantized once; for evaluation and attacks."""
 
     merged: Tensor
 
-    def __init__(self, layer: MultiBitConv2d) -> None:
+    def __init__(self, layer: QuantizedConv2d) -> None:
         super().__init__()
         self.row = layer.row
         self.activations = layer.activations

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone, Row
 from mbnas.config import Surrogate
-from mbnas.layers import FloatConv2d, FrozenMultiBitConv2d, MultiBitConv2d
+from mbnas.formats import Format
+from mbnas.layers import FrozenConv2d, QuantizedConv2d, convolution
 
 
 class Skeleton(nn.Module):
@@ -104,21 +105,23 @@ class Network(Skeleton):
         )
 
 
+def build_network(backbone: Backbone, format_: Format) -> Network:
+    """A fresh network in one number format, initialised from torch's generator."""
+    rows = zip(backbone.searchable, format_.widths, strict=True)
+    return Network(
+        backbone, {row.name: convolution(row, format_.family, widths) for row, widths in rows}
+    )
+
+
 def multibit(backbone: Backbone, assignment: Assignment) -> Network:
-    """A fresh network with the bases of ``assignment``, initialised from torch's generator."""
-    rows = zip(backbone.searchable, assignment, strict=True)
-    return Network(backbone, {row.name: MultiBitConv2d(row, bases) for row, bases in rows})
-
-
-def full_precision(backbone: Backbone) -> Network:
-    """The float network that multi-bit ones are compared with, initialised likewise."""
-    return Network(backbone, {row.name: FloatConv2d(row) for row in backbone.searchable})
+    """A fresh network with the bases of ``assignment``."""
+    return build_network(backbone, Format.multibit(assignment))
 
 
 def freeze(network: Network) -> Network:
     """A copy for evaluation: weights merged once, no parameter gradients, batch-norm fixed."""
     frozen = copy.deepcopy(network).requires_grad_(False)
     for name, layer in frozen.convolutions.items():
-        assert isinstance(layer, MultiBitConv2d)
-        frozen.convolutions[name] = FrozenMultiBitConv2d(layer)
+        assert isinstance(layer, QuantizedConv2d)
+        frozen.convolutions[name] = FrozenConv2d(layer)
     return frozen.eval()

@@ -23,6 +23,7 @@ from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
 from mbnas.evaluation import Scores, attack_both_ways, measure, plain_stages, recalibrate, reported
+from mbnas.formats import Format
 from mbnas.inspection import audit_file, audited
 from mbnas.networks import freeze
 from mbnas.pareto import most_useful, non_dominated
@@ -105,7 +106,7 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     """
     folder = runs.reopen(path)
     assignment = _find(folder, settings, identity)
-    _require_same_training(folder.candidate(identity), settings)
+    _require_same_training(folder.candidate(identity), settings, Format.multibit(assignment))
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
@@ -113,6 +114,28 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     supernet = load_supernet(folder.supernet_file)
     with suited_to(settings):
         return _retrained(_Run(folder, settings, data, device), supernet, assignment)
+
+
+def train_network(settings: Settings, text: str, path: Path) -> Metrics:
+    """Train one network from scratch and measure it on test images.
+
+    Args:
+        text: its number format, see :mod:`mbnas.formats`.
+        path: where an unfinished training of the same network goes on.
+
+    Raises:
+        SettingsError: if there is no such format, or ``path`` holds a network trained otherwise.
+        DataError: if the images are missing or corrupt.
+    """
+    format_ = Format.parse(text, settings.space.layers)
+    _require_same_training(path, settings, format_)
+    if (path / "metrics.json").exists():
+        metrics: Metrics = runs.read_json(path / "metrics.json")
+        return metrics
+    device = pick_device(settings.device)
+    data = datasets.load(settings.data, settings.seed)
+    with suited_to(settings):
+        return retrain(settings, format_, data.to(device), path, supernet=None, device=device)
 
 
 def check_budget(settings: Settings) -> float:
@@ -275,7 +298,8 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
         metrics: Metrics = runs.read_json(target / "metrics.json")
         return metrics
     start = supernet if run.settings.retraining.start == "supernet" else None
-    return retrain(run.settings, assignment, run.data, target, supernet=start, device=run.device)
+    chosen = Format.multibit(assignment)
+    return retrain(run.settings, chosen, run.data, target, supernet=start, device=run.device)
 
 
 def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
@@ -295,11 +319,12 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
     return [{**each, "audit": records[each["id"]]} for each in retrained]
 
 
-def _require_same_training(target: Path, settings: Settings) -> None:
+def _require_same_training(target: Path, settings: Settings, format_: Format) -> None:
     if not (target / "metrics.json").exists():
         return
-    _, _, trained = load_network(target)
-    changed = [
+    _, there, trained = load_network(target)
+    changed = [] if there == format_ else [f"format: {there} -> {format_}"]
+    changed += [
         each
         for each in config.differences(trained, settings)
         if not each.startswith(("data.root:", "device:"))

@@ -18,6 +18,7 @@ from mbnas.assignment import Assignment
 from mbnas.bops import DEFINITION, LayerCost, bops
 from mbnas.config import Settings
 from mbnas.files import write_json, write_text
+from mbnas.formats import Family, Format
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Trial
 
@@ -79,8 +80,8 @@ def pareto_table(front: Sequence[Trial], worst_cases: WorstCases) -> Table:
 
 
 def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
-    """The retrained networks, measured on test images."""
-    table = Table(title="Retrained (test images)")
+    """Networks that were trained on their own, measured on test images."""
+    table = Table(title="Trained on their own (test images)")
     for name in ("id", "BOPS", "natural", "PGD-20", "worst case"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")
@@ -93,9 +94,13 @@ def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
             f"{test['natural']:.1%}",
             f"{test['pgd20']['mean']:.1%} ± {test['pgd20']['std']:.1%}",
             f"{audit['worst_case']['accuracy']:.1%} {audit['verdict']}" if audit else "no audit",
-            short(Assignment.parse(metrics["assignment"], layers)),
+            _named(Format.parse(metrics["format"], layers)),
         )
     return table
+
+
+def _named(format_: Format) -> str:
+    return short(format_.widths) if format_.family is Family.MBN else str(format_)
 
 
 def cost_table(layers: Sequence[LayerCost]) -> Table:

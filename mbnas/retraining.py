@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from mbnas import parallel
-from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.config import Settings
 from mbnas.data import Data, fingerprint
 from mbnas.evaluation import Scores, measure, plain_stages, test
 from mbnas.files import write_json, write_text
-from mbnas.networks import Network, freeze, multibit
+from mbnas.formats import Format
+from mbnas.networks import Network, build_network, freeze
 from mbnas.randomness import derive, generator, seeded
 from mbnas.supernet import Supernet, extract
 from mbnas.training import fit, network_objective
@@ -24,24 +24,24 @@ from mbnas.training import fit, network_objective
 
 def retrain(
     settings: Settings,
-    assignment: Assignment,
+    format_: Format,
     data: Data,
     folder: Path,
     *,
     supernet: Supernet | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Train one candidate, test it, and fill ``folder`` with weights, assignment and metrics.
+    """Train one network, test it, and fill ``folder`` with weights, assignment and metrics.
 
     Args:
-        supernet: whose weights to start from; None trains from scratch.
-        folder: where an unfinished training of the same candidate from the same start goes on.
+        supernet: whose weights a multi-bit network starts from; None trains from scratch.
+        folder: where an unfinished training of the same network from the same start goes on.
 
     Returns:
         What ``metrics.json`` holds.
     """
-    seed = derive(settings.seed, "retraining", assignment)
-    network = _start(settings, assignment, data, supernet, seed).to(device)
+    seed = derive(settings.seed, "retraining", format_)
+    network = _start(settings, format_, data, supernet, seed).to(device)
     recipe = settings.retraining
     guard_images = data.validation.first(recipe.guard_images)
     guarding = plain_stages(settings.threat, recipe.guard_steps)
@@ -60,18 +60,16 @@ def retrain(
         train=data.train,
         augmentation=settings.data,
         recipe=recipe,
-        title=f"retraining {assignment.id}",
+        title=f"training {format_.id}",
         seed=seed,
         checkpoint=checkpoint,
     )
 
     def tested() -> dict[str, Any]:
-        write_text(folder / "assignment.txt", f"{assignment}\n")
-        save_network(folder / NETWORK_FILE, network, assignment, settings, fingerprint(data.test))
+        write_text(folder / "assignment.txt", f"{format_.widths}\n")
+        save_network(folder / NETWORK_FILE, network, format_, settings, fingerprint(data.test))
         metrics = {
-            "id": assignment.id,
-            "assignment": str(assignment),
-            "bops": bops(settings.table, assignment),
+            **described(settings, format_),
             "start": start,
             "test": asdict(test(freeze(network), data.test, settings, settings.seed)),
             "training": [asdict(epoch) for epoch in history],
@@ -84,11 +82,21 @@ def retrain(
 
 
 def _start(
-    settings: Settings, assignment: Assignment, data: Data, supernet: Supernet | None, seed: int
+    settings: Settings, format_: Format, data: Data, supernet: Supernet | None, seed: int
 ) -> Network:
     if supernet is not None:
-        return extract(supernet, assignment)
+        return extract(supernet, format_.widths)
     with seeded(seed, "initial weights"):
-        network = multibit(settings.table, assignment)
+        network = build_network(settings.table, format_)
     network.standardise_by(*data.statistics())
     return network
+
+
+def described(settings: Settings, format_: Format) -> dict[str, Any]:
+    """What identifies a network wherever it is reported."""
+    return {
+        "id": format_.id,
+        "format": str(format_),
+        "assignment": str(format_.widths),
+        "bops": bops(settings.table, format_.widths),
+    }

@@ -1,4 +1,4 @@
-"""One training loop for plain networks and supernets, natural or FastAT, resumable by epoch."""
+"""One training loop for networks and supernets, natural or adversarial, resumable by epoch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from mbnas import parallel
 from mbnas.assignment import Assignment, Space
-from mbnas.attacks import Model, fgsm
-from mbnas.config import DataSettings, Recipe, SupernetRecipe, Threat
+from mbnas.attacks import Model, fgsm, n_fgsm
+from mbnas.config import DataSettings, Recipe, SupernetRecipe, Threat, Training
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
@@ -47,11 +47,6 @@ class Epoch:
     loss: float
     natural: float
     robust: float
-
-    @property
-    def worth(self) -> float:
-        """What the best checkpoint has most of."""
-        return self.natural + self.robust
 
     def __str__(self) -> str:
         return (
@@ -87,6 +82,8 @@ def fit(
     history, best = _restore(checkpoint, origin, module, optimizer)
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
+            if _collapsed(history, recipe):
+                break
             rng, accumulate = generator(seed, "epoch", number), objective(number)
             shuffled = train.shuffled(
                 recipe.batch_size,
@@ -107,14 +104,14 @@ def fit(
             parallel.share_buffers(module)
             epoch = parallel.led(partial(_judged, number, float(total) / batches, guard))
             log.info("%s %s", title, epoch)
-            if all(epoch.worth >= earlier.worth for earlier in history):
-                best = {key: value.clone() for key, value in module.state_dict().items()}
             history = (*history, epoch)
+            if _best(history, recipe) is epoch:
+                best = {key: value.clone() for key, value in module.state_dict().items()}
             if parallel.rank() == 0:
                 _save(checkpoint, origin, module, optimizer, best, history)
     module.load_state_dict(best)
     module.eval()
-    _tell_best(title, history)
+    _tell_best(title, history, recipe)
     return history
 
 
@@ -135,17 +132,17 @@ def triangular(progress: float, peak: float, warmup: float) -> float:
 
 
 def network_objective(network: Network, threat: Threat, recipe: Recipe) -> Objective:
-    """Cross-entropy on natural images, or on FastAT perturbations where the recipe has a step."""
+    """Cross-entropy on natural or on perturbed images."""
 
     def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         with without_gradients(network):
-            x = _perturbed(
+            x = perturbed(
                 lambda z: network(z, threat.surrogate),
                 x,
                 y,
-                eps=threat.eps,
-                step=recipe.fastat_step,
-                rng=rng,
+                threat.eps,
+                recipe,
+                rng,
             )
         with autocast(recipe.precision, x.device):
             logits = network(x)
@@ -162,19 +159,19 @@ def supernet_objective(
     """Sandwich rule with distillation (Yu et al. 2020, BigNAS).
 
     Per batch: the largest sub-network on labels, then the smallest and fair-sampled ones on the
-    largest one's logits, each on FastAT perturbations made on that very sub-network.
+    largest one's logits, each on perturbations made on that very sub-network.
     """
     space = supernet.space
 
     def logits_of(assignment: Assignment, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         with without_gradients(supernet):
-            x = _perturbed(
+            x = perturbed(
                 lambda z: supernet(z, assignment, threat.surrogate),
                 x,
                 y,
-                eps=threat.eps,
-                step=recipe.fastat_step,
-                rng=rng,
+                threat.eps,
+                recipe,
+                rng,
             )
         with autocast(recipe.precision, x.device):
             logits: Tensor = supernet(x, assignment)
@@ -197,13 +194,17 @@ def supernet_objective(
     return objective
 
 
-def _perturbed(
-    model: Model, x: Tensor, y: Tensor, *, eps: float, step: float | None, rng: torch.Generator
+def perturbed(
+    model: Model, x: Tensor, y: Tensor, eps: float, recipe: Recipe, rng: torch.Generator
 ) -> Tensor:
-    """The images a batch trains on: FastAT's, or natural ones where there is no step."""
-    if step is None:
-        return x
-    return fgsm(model, x, y, eps=eps, step=step, generator=rng)
+    """The images (B, C, H, W) that a batch trains on."""
+    match recipe.training:
+        case Training.NATURAL:
+            return x
+        case Training.FASTAT:
+            return fgsm(model, x, y, eps=eps, step=recipe.step or 1.25 * eps, generator=rng)
+        case Training.N_FGSM:
+            return n_fgsm(model, x, y, eps=eps, step=recipe.step or eps, generator=rng)
 
 
 @contextmanager
@@ -242,10 +243,35 @@ def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:
     return Epoch(number, loss, scores.natural, scores.robust)
 
 
-def _tell_best(title: str, history: Sequence[Epoch]) -> None:
-    best, last = max(history, key=lambda epoch: (epoch.worth, epoch.number)), history[-1]
-    if last.robust < best.robust / 2:
-        log.warning("%s collapsed under attack after %s", title, best)
+def _best(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
+    """The epoch whose state is kept, the later one of equals."""
+
+    def worth(epoch: Epoch) -> tuple[float, int]:
+        natural = recipe.training is Training.NATURAL
+        return epoch.natural + (0 if natural else epoch.robust), epoch.number
+
+    return max(history, key=worth)
+
+
+def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:
+    """Whether two epochs in a row have less than half the robust accuracy of the best one.
+
+    Catastrophic overfitting to single-step perturbations (Wong et al. 2020, Sec. 5.4).
+    """
+    if recipe.training is Training.NATURAL or len(history) < 2:
+        return False
+    best = _best(history, recipe)
+    return all(epoch.robust < best.robust / 2 for epoch in history[-2:])
+
+
+def _tell_best(title: str, history: Sequence[Epoch], recipe: Recipe) -> None:
+    best, last = _best(history, recipe), history[-1]
+    if _collapsed(history, recipe):
+        log.warning(
+            "%s collapsed under attack and was stopped after epoch %d of %d; a smooth "
+            "threat.surrogate, training n-fgsm or a lower learning_rate may help",
+            *(title, last.number, recipe.epochs),
+        )
     if best is not last:
         log.info("%s keeps %s", title, best)
 

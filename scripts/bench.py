@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mbnas import runs
 from mbnas.config import Surrogate
-from mbnas.layers import MultiBitConv2d
+from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
 from mbnas.normalisation import Standard, of_weight
 from mbnas.quantizers import staircase
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 def expanded(network: Network) -> Network:
     """The network with M x N convolutions a layer, as public implementations have it."""
     for name, layer in network.convolutions.items():
-        assert isinstance(layer, MultiBitConv2d)
+        assert isinstance(layer, QuantizedConv2d)
         network.convolutions[name] = ExpandedConv2d(layer)
     return network
 
@@ -40,7 +40,7 @@ def expanded(network: Network) -> Network:
 class ExpandedConv2d(torch.nn.Module):
     """sum_m sum_n alpha_m beta_n conv(B_m, A_n); each base is computed once."""
 
-    def __init__(self, layer: MultiBitConv2d) -> None:
+    def __init__(self, layer: QuantizedConv2d) -> None:
         super().__init__()
         self.row, self.weight = layer.row, layer.weight
         self.weights, self.activations = layer.weights, layer.activations

@@ -17,13 +17,14 @@ import bench
 import torch
 from torch import Tensor, nn
 
-from mbnas import Assignment, freeze, load, measure, multibit, pgd, recalibrate
 from mbnas import data as datasets
+from mbnas import freeze, load, measure, pgd, recalibrate
 from mbnas.config import Recipe, Settings
 from mbnas.data import Data
 from mbnas.evaluation import plain_stages
+from mbnas.formats import Format
 from mbnas.images import Images
-from mbnas.networks import Network, full_precision
+from mbnas.networks import Network, build_network
 from mbnas.randomness import generator, seeded
 from mbnas.training import fit, network_objective
 
@@ -134,8 +135,8 @@ def main() -> None:
     measured = {}
     with seeded(0):
         twins = {
-            "float": full_precision(settings.table),
-            "3x3": multibit(settings.table, Assignment.uniform(3, 3, settings.space.layers)),
+            name: build_network(settings.table, Format.parse(name, settings.space.layers))
+            for name in ("float", "mbn3x3")
         }
     for name, network in twins.items():
         trained(network, settings, data, recipe)

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from mbnas import Assignment, backbones, fgsm, pgd
+from mbnas import backbones, fgsm, pgd
 from mbnas.config import Surrogate
-from mbnas.networks import Network, full_precision, multibit
+from mbnas.formats import Format
+from mbnas.networks import Network, build_network
 from mbnas.training import without_gradients
 
 EPS, FASTAT_STEP, PGD_STEP = 8 / 255, 10 / 255, 2 / 255
@@ -81,9 +82,9 @@ def main() -> None:
 
     def fresh(text: str) -> Network:
         torch.manual_seed(0)
-        return multibit(table, Assignment.parse(text, len(table.searchable)))
+        return build_network(table, Format.parse(text, len(table.searchable)))
 
-    variants = {"float": (full_precision(table), bench.compiled)}
+    variants = {"float": (fresh("float"), bench.compiled)}
     for bases in arguments.bases:
         variants[bases] = (fresh(bases), bench.compiled)
         variants[f"{bases} plain"] = (fresh(bases), bench.plain)

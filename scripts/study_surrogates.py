@@ -20,29 +20,28 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mbnas import Assignment, freeze, load, multibit, square
 from mbnas import data as datasets
+from mbnas import freeze, load, square
 from mbnas.auditing import Case
-from mbnas.config import Settings, Surrogate, Threat
+from mbnas.config import Settings, Surrogate, Threat, Training
 from mbnas.data import Data
 from mbnas.evaluation import Scores
 from mbnas.files import write_json
-from mbnas.networks import Network, full_precision
+from mbnas.formats import Format
+from mbnas.networks import Network, build_network
 from mbnas.randomness import derive, seeded
 from mbnas.training import fit, network_objective
 
 SPACE = Path("search_spaces/resnet8-cifar10.yaml")
-FORMATS = ("1x1", "3x1", "1x3", "3x3", "float")
+FORMATS = ("mbn1x1", "mbn3x1", "mbn1x3", "mbn3x3", "float")
 TRAININGS = ("ste", "tanh", "natural")
 PAPER_NATURAL = Threat(eps=2 / 255, step=0.5 / 255)  # paper, Sec. 4
 Row = dict[str, float]
 
 
 def untrained(settings: Settings, format_: str) -> Network:
-    """A network of one format, ``float`` or MxN."""
-    if format_ == "float":
-        return full_precision(settings.table)
-    return multibit(settings.table, Assignment.parse(format_, settings.space.layers))
+    """A network of one format."""
+    return build_network(settings.table, Format.parse(format_, settings.space.layers))
 
 
 def train(
@@ -50,7 +49,8 @@ def train(
 ) -> None:
     """Train one network and write its last state to ``target``."""
     natural = training == "natural"
-    recipe = settings.retraining.model_copy(update={"fastat_step": None} if natural else {})
+    kind = Training.NATURAL if natural else Training.FASTAT
+    recipe = settings.retraining.model_copy(update={"training": kind})
     surrogate = Surrogate.TANH if natural else Surrogate(training)
     threat = settings.threat.model_copy(update={"surrogate": surrogate})
     purpose = derive(seed, format_, training)
@@ -105,8 +105,6 @@ def opened(settings: Settings, format_: str, file: Path) -> Network:
     """A trained network, for attacks."""
     network = untrained(settings, format_)
     network.load_state_dict(load_file(file))
-    if format_ == "float":
-        return network.eval().requires_grad_(False)
     return freeze(network)
 
 

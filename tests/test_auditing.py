@@ -18,10 +18,11 @@ from mbnas.auditing import PLANS, Audit, Effort, Verdict, audit, page
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check
 from mbnas.auditing.evidence import SQUARE, TRANSFER
-from mbnas.config import DataSettings, Recipe, Surrogate, Threat
+from mbnas.config import DataSettings, Recipe, Surrogate, Threat, Training
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
-from mbnas.networks import Network, full_precision, multibit
+from mbnas.formats import Format
+from mbnas.networks import Network, build_network, multibit
 from mbnas.randomness import seeded
 from mbnas.runs import Journal
 from mbnas.training import network_objective
@@ -37,9 +38,9 @@ def honest() -> Network:
     """A float network, trained by FastAT for a few seconds."""
     table = backbones.build("resnet8", width=8, image=(1, 8, 8), classes=10)
     with seeded(0):
-        network = full_precision(table)
+        network = build_network(table, Format.parse("float", len(table.searchable)))
     network.standardise_by(*DATA.statistics())
-    recipe = Recipe(epochs=6, batch_size=64, learning_rate=0.01, fastat_step=0.125)
+    recipe = Recipe(epochs=6, batch_size=64, learning_rate=0.01, training=Training.FASTAT)
     objective = network_objective(network, THREAT, recipe)(1)
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     rng = torch.Generator().manual_seed(0)

@@ -18,12 +18,14 @@ from mbnas.checkpoints import (
     save_supernet,
 )
 from mbnas.errors import DataError
+from mbnas.formats import Format
 from mbnas.networks import Network, multibit
 from mbnas.supernet import Supernet, extract
 
 SETTINGS = tiny()
 TABLE, SPACE = SETTINGS.table, SETTINGS.space
 MIXED = Assignment.parse("2x1,1x2,1x1,2x2,1x1,2x1", SPACE.layers)
+FORMAT = Format.multibit(MIXED)
 
 
 def random_supernet() -> Supernet:
@@ -39,7 +41,7 @@ def random_network() -> Network:
 @pytest.fixture
 def network_file(tmp_path: Path) -> Path:
     path = tmp_path / NETWORK_FILE
-    save_network(path, random_network(), MIXED, SETTINGS, "f00d")
+    save_network(path, random_network(), FORMAT, SETTINGS, "f00d")
     return path
 
 
@@ -62,10 +64,10 @@ def complaint(load: Callable[[Path], object], path: Path) -> str:
 
 def test_a_network_comes_back_bit_for_bit(network_file: Path) -> None:
     torch.manual_seed(0)
-    saved, (loaded, assignment, settings) = random_network(), load_network(network_file)
+    saved, (loaded, format_, settings) = random_network(), load_network(network_file)
     assert same(loaded, saved)
     assert {"mean", "head.running_var", "head.num_batches_tracked"} <= loaded.state_dict().keys()
-    assert (assignment, settings) == (MIXED, SETTINGS)
+    assert (format_, settings) == (FORMAT, SETTINGS)
     assert images_of(network_file) == "f00d"
     x = torch.rand(4, *TABLE.image)
     assert torch.equal(loaded(x), saved.eval()(x))
@@ -96,7 +98,7 @@ def test_loading_draws_no_random_numbers(network_file: Path, supernet_file: Path
 
 def test_saving_leaves_the_module_alone(tmp_path: Path) -> None:
     network = random_network().train()
-    save_network(tmp_path / "file", network, MIXED, SETTINGS, "f00d")
+    save_network(tmp_path / "file", network, FORMAT, SETTINGS, "f00d")
     assert network.training
     assert same(network, random_network())
 
@@ -149,7 +151,7 @@ def test_weights_of_other_programs_are_refused(
 @pytest.mark.parametrize("bases", ["1x1", "2x2"])
 def test_weights_that_do_not_fit_their_description_are_refused(tmp_path: Path, bases: str) -> None:
     other = Assignment.parse(bases, SPACE.layers)
-    save_network(tmp_path / NETWORK_FILE, multibit(TABLE, other), MIXED, SETTINGS, "f00d")
+    save_network(tmp_path / NETWORK_FILE, multibit(TABLE, other), FORMAT, SETTINGS, "f00d")
     assert "was not written by mbnas" in complaint(load_network, tmp_path / NETWORK_FILE)
 
 

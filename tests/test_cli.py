@@ -86,12 +86,16 @@ def test_the_flags_are_frozen() -> None:
         "--address --retrain --resume --json",
         "profile": "--space --budget --assignment --set --json",
         "retrain": "run --candidate --start --data --set --json",
+        "train": "--format --backbone --training --space --data --out --set --seed --json",
         "evaluate": "checkpoint --data --set --json",
         "audit": "checkpoint --effort --transfer --data --set --json",
     }
 
 
-@pytest.mark.parametrize("command", ["", "search", "profile", "retrain", "evaluate", "audit"])
+COMMANDS = ["", "search", "profile", "retrain", "train", "evaluate", "audit"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_starts_with_an_example(capsys: Capture, command: str) -> None:
     assert call(*command.split(), "--help") == 0
     usage, text = capsys.readouterr().out.strip().split("\n\n", 1)
@@ -174,6 +178,45 @@ def test_the_run_folder_is_named_after_what_was_asked(
     assert [each.name for each in (tmp_path / "runs").iterdir()] == ["digits-120000-seed3"]
 
 
+def test_a_network_of_another_format_is_trained_measured_and_audited(
+    tmp_path: Path, capsys: Capture, mistake: Callable[..., str]
+) -> None:
+    folder = tmp_path / "network"
+    train = ("train", *SPACE, *OVERRIDES, "--out", str(folder))
+    assert call(*train, "--format", "pact2", "--training", "natural", "--json") == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics == runs.read_json(folder / "metrics.json")
+    assert (metrics["id"], metrics["start"]) == ("pact2x2", "scratch")
+    before = (folder / "network.safetensors").stat().st_mtime_ns
+    assert call(*train, "--format", "pact2x2", "--training", "natural", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == metrics  # found, not trained again
+    assert (folder / "network.safetensors").stat().st_mtime_ns == before
+    assert call("evaluate", str(folder), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["test"] == metrics["test"]
+    line = mistake(*train, "--format", "xnor", "--training", "fastat", code=2)
+    assert "format: pact2x2 -> xnor" in line
+    assert "retraining.training: natural -> fastat" in line
+    assert call("audit", str(folder), "--effort", "quick", "--json") == 0
+    audited = json.loads(capsys.readouterr().out)
+    assert audited["worst_case"]["accuracy"] <= audited["natural"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (("--format", "mbn9x1"), "9x1 is out of range; M and N go from 1 to 8"),
+        (("--format", "bnn"), "unknown format 'bnn'; known: float, pactK"),
+        (("--format", "float", "--backbone", "resnet21"), "unknown backbone 'resnet21'; did you"),
+        (("--format", "float", "--training", "madry"), "'madry' is not one of 'natural', 'fastat'"),
+        ((), "Missing option '--format'"),
+    ],
+)
+def test_a_network_that_cannot_be_is_explained(
+    mistake: Callable[..., str], options: tuple[str, ...], answer: str
+) -> None:
+    assert answer in mistake("train", *SPACE, *options, code=2)
+
+
 def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: Capture) -> None:
     folder = candidate(finished)
     metrics = runs.read_json(folder / "metrics.json")
@@ -249,9 +292,9 @@ def test_a_misspelt_key_in_a_space_is_explained(
     mistake: Callable[..., str], tmp_path: Path
 ) -> None:
     space = tmp_path / "space.yaml"
-    space.write_text(DIGITS.read_text().replace("fastat_step", "fasta_step"))
+    space.write_text(DIGITS.read_text().replace("training:", "trainin:"))
     line = mistake("search", "--space", str(space), "--budget", "1e9", code=2)
-    assert "unknown key 'supernet.fasta_step'; did you mean 'fastat_step'?" in line
+    assert "unknown key 'supernet.trainin'; did you mean 'training'?" in line
 
 
 @pytest.mark.parametrize("command", ["search", "profile"])

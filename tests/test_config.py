@@ -18,7 +18,7 @@ backbone: {name: resnet8, width: 4}
 choices: {weight_bases: [3, 1, 3], activation_bases: [1, 2]}
 data: {name: digits, validation: 200}
 threat: {eps: 8/255, step: 2/255}
-supernet: {epochs: 2, fastat_step: 10/255}
+supernet: {epochs: 2, training: fastat, step: 10/255}
 search: {evaluations: 8, images: 64}
 retraining: {epochs: 2}
 """
@@ -49,7 +49,7 @@ def test_a_space_is_read(space: Path) -> None:
     settings = load(space)
     assert settings.name == "tiny"
     assert settings.threat.eps == 8 / 255
-    assert settings.supernet.fastat_step == 10 / 255
+    assert settings.supernet.step == 10 / 255
     assert settings.threat.surrogate is Surrogate.TANH
     assert settings.data.image == (1, 8, 8)
     assert settings.data.classes == 10
@@ -94,7 +94,7 @@ def test_what_is_stated_overrules_what_is_known(space: Path) -> None:
         ("search.budget=2e8", 2e8),
         ("search.budget=null", None),
         ("supernet.learning_rate=1e-3", 1e-3),
-        ("supernet.fastat_step=null", None),
+        ("supernet.step=null", None),
         ("data.flip=true", True),
         ("test.images=100", 100),
     ],
@@ -118,7 +118,7 @@ def test_override_creates_a_section_the_file_leaves_out(space: Path) -> None:
 
 
 def test_dumped_settings_are_loaded_back(space: Path) -> None:
-    settings = load(space, ["data.root=~/images", "supernet.fastat_step=null"])
+    settings = load(space, ["data.root=~/images", "supernet.step=null"])
     space.write_text(dump(settings))
     assert load(space) == settings
 

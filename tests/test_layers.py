@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from mbnas.assignment import Bases, Space
 from mbnas.backbones import Row
 from mbnas.config import Surrogate
+from mbnas.formats import Family
 from mbnas.layers import (
     ActivationQuantizer,
     ElasticMultiBitConv2d,
-    FrozenMultiBitConv2d,
-    MultiBitConv2d,
+    FrozenConv2d,
+    QuantizedConv2d,
+    convolution,
     initial_spread,
     latent_weight,
 )
@@ -74,7 +76,7 @@ def signed(a: Tensor, surrogate: Surrogate) -> Tensor:
 
 
 def expanded(
-    layer: MultiBitConv2d, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate
+    layer: QuantizedConv2d, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate
 ) -> Tensor:
     """sum_m sum_n alpha_m beta_n conv(B_m, A_n), one convolution a term (Eq. 2)."""
     x = norm(x)
@@ -102,7 +104,7 @@ def test_merged_convolution_equals_the_expanded_sum(
     bases: Bases, stride: int, surrogate: Surrogate
 ) -> None:
     torch.manual_seed(0)
-    layer, x = scrambled(MultiBitConv2d(row(stride), bases)), quarters(2, 3, 6, 6)
+    layer, x = scrambled(convolution(row(stride), Family.MBN, bases)), quarters(2, 3, 6, 6)
     norm = neutral().double()
     merged = layer(x, norm, surrogate)
     assert merged.shape == (2, 4, 6 // stride, 6 // stride)
@@ -116,7 +118,7 @@ def test_all_gradients_equal_those_of_the_expanded_sum(
     bases: Bases, stride: int, surrogate: Surrogate, training: bool
 ) -> None:
     torch.manual_seed(1)
-    layer = scrambled(MultiBitConv2d(row(stride), bases))
+    layer = scrambled(convolution(row(stride), Family.MBN, bases))
     norm = scrambled(nn.BatchNorm2d(3)) if training else neutral().double()
     x = quarters(2, 3, 6, 6).requires_grad_()
     inputs = {"x": x, **dict(layer.named_parameters())}
@@ -143,7 +145,7 @@ def test_all_gradients_equal_those_of_the_expanded_sum(
 
 def test_the_default_surrogate_is_the_straight_through_estimator() -> None:
     torch.manual_seed(0)
-    layer = MultiBitConv2d(row(), Bases(2, 2))
+    layer = convolution(row(), Family.MBN, Bases(2, 2))
     x = torch.randn(1, 3, 6, 6, requires_grad=True)
     default, ste, tanh = (
         torch.autograd.grad(layer(x, neutral(), *chosen).sum(), x)[0]
@@ -157,7 +159,7 @@ def test_the_default_surrogate_is_the_straight_through_estimator() -> None:
 def test_zero_padding_adds_nothing(bases: Bases, stride: int) -> None:
     """Of an image of one pixel only the centre tap of the kernel sees anything."""
     torch.manual_seed(2)
-    layer, x = scrambled(MultiBitConv2d(row(stride), bases)), quarters(5, 3, 1, 1)
+    layer, x = scrambled(convolution(row(stride), Family.MBN, bases)), quarters(5, 3, 1, 1)
     centre = layer.weights(layer.weight)[:, :, 1, 1]
     norm = neutral().double()
     expected = layer.activations(x, norm, Surrogate.STE)[:, :, 0, 0] @ centre.T
@@ -167,8 +169,11 @@ def test_zero_padding_adds_nothing(bases: Bases, stride: int) -> None:
 @CASES
 def test_frozen_layer_gives_the_same_bits(bases: Bases, stride: int) -> None:
     torch.manual_seed(3)
-    layer, x = scrambled(MultiBitConv2d(row(stride), bases)).float(), torch.randn(2, 3, 6, 6)
-    frozen = FrozenMultiBitConv2d(layer)
+    layer, x = (
+        scrambled(convolution(row(stride), Family.MBN, bases)).float(),
+        torch.randn(2, 3, 6, 6),
+    )
+    frozen = FrozenConv2d(layer)
     assert torch.equal(frozen(x, neutral()), layer(x, neutral()))
     assert not frozen.merged.requires_grad
 
@@ -179,11 +184,11 @@ def test_frozen_layer_gives_the_same_gradient(
     bases: Bases, stride: int, surrogate: Surrogate
 ) -> None:
     torch.manual_seed(4)
-    layer = scrambled(MultiBitConv2d(row(stride), bases)).float()
+    layer = scrambled(convolution(row(stride), Family.MBN, bases)).float()
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
     frozen, live = (
         torch.autograd.grad(each(x, neutral(), surrogate).square().sum(), x)[0]
-        for each in (FrozenMultiBitConv2d(layer), layer)
+        for each in (FrozenConv2d(layer), layer)
     )
     assert torch.equal(frozen, live)
 
@@ -194,7 +199,7 @@ def test_elastic_layer_is_each_of_its_layers() -> None:
     elastic, x = scrambled(ElasticMultiBitConv2d(row(), space)), quarters(2, 3, 6, 6)
     for m in space.weights:
         for n in space.activations:
-            fixed = MultiBitConv2d(row(), Bases(m, n)).double()
+            fixed = convolution(row(), Family.MBN, Bases(m, n)).double()
             fixed.weight = elastic.weight
             fixed.weights = elastic.weights[str(m)]
             fixed.activations = elastic.activations[str(n)]
@@ -209,7 +214,9 @@ def test_a_fresh_layer_passes_on_the_variance_its_bases_explain(bases: Bases) ->
     wide = Row("layer", "main", 1, 64, 64, kernel=3, stride=1, size=16)
     weights, activations = (explained_variance(count) for count in bases)
     with torch.no_grad():
-        out = MultiBitConv2d(wide, bases)(torch.randn(8, 64, 16, 16), neutral(64))[:, :, 1:-1, 1:-1]
+        out = convolution(wide, Family.MBN, bases)(torch.randn(8, 64, 16, 16), neutral(64))[
+            :, :, 1:-1, 1:-1
+        ]
     assert latent_weight(wide).std().item() == pytest.approx(initial_spread(wide), rel=0.05)
     assert out.var().item() == pytest.approx(weights * activations, rel=0.1)
 

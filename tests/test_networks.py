@@ -10,7 +10,8 @@ from mbnas import backbones
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone
 from mbnas.config import Surrogate
-from mbnas.networks import freeze, full_precision, multibit
+from mbnas.formats import Format
+from mbnas.networks import build_network, freeze, multibit
 
 RESNET8 = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 RESNET18 = backbones.build("resnet18", width=2, image=(3, 64, 64), classes=7)
@@ -164,7 +165,7 @@ def test_freezing_leaves_the_original_alone() -> None:
 
 @TABLES
 def test_the_float_twin_has_the_same_shapes_and_no_bases(table: Backbone) -> None:
-    twin = full_precision(table)
+    twin = build_network(table, Format.parse("float", len(table.searchable)))
     pair = multibit(table, Assignment.uniform(1, 1, len(table.searchable)))
     x = images(table).requires_grad_()
     twin(x).sum().backward()

@@ -11,7 +11,7 @@ from helpers import DIGITS, TINY, noise, scrambled
 
 from mbnas import backbones, parallel
 from mbnas.assignment import Assignment
-from mbnas.config import DataSettings, Recipe, Surrogate, Threat
+from mbnas.config import DataSettings, Recipe, Surrogate, Threat, Training
 from mbnas.evaluation import Scores
 from mbnas.networks import Network, multibit
 from mbnas.randomness import generator
@@ -19,7 +19,7 @@ from mbnas.training import fit, network_objective, triangular
 
 TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
 IMAGES = noise(16, TABLE.image, TABLE.classes)
-RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.01, fastat_step=0.125)
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.01, training=Training.FASTAT, step=0.125)
 THREAT = Threat(eps=0.1, step=0.02, surrogate=Surrogate.TANH)
 PLAIN = DataSettings(name="digits", validation=1)
 

@@ -9,7 +9,7 @@ from victims import batch, certain, counting, linear, seeded, uphill
 
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
-from mbnas.attacks import Model, broken, fgsm, pgd, restarted, uniform_start
+from mbnas.attacks import Model, broken, fgsm, n_fgsm, pgd, restarted, uniform_start
 from mbnas.config import Surrogate
 from mbnas.networks import freeze, multibit
 
@@ -90,6 +90,19 @@ def test_fgsm_is_pgd_of_one_step(seed: int) -> None:
         for attack, options in ((fgsm, {}), (pgd, {"steps": 1, "stop_when_broken": False}))
     )
     assert torch.equal(one, other)
+
+
+def test_n_fgsm_steps_from_stronger_noise_and_is_not_projected() -> None:
+    """x + noise + step * uphill, noise uniform in +-2 eps; nothing here touches the box."""
+    eps, step = 0.05, 0.06
+    x, y = batch(low=0.2, high=0.8)
+    adversarial = n_fgsm(linear, x, y, eps=eps, step=step, generator=seeded())
+    noise = adversarial - x - step * uphill(y)
+    assert noise.abs().max() <= 2 * eps + 1e-6
+    assert noise.abs().max() > 1.5 * eps
+    assert not adversarial.requires_grad
+    box = n_fgsm(linear, x, y, eps=0.5, step=0.5, generator=seeded())
+    assert (box.min(), box.max()) == (0, 1)
 
 
 def test_the_generator_decides_everything() -> None:

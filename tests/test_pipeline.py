@@ -185,7 +185,8 @@ def test_the_knee_is_retrained_and_kept(outcome: Outcome) -> None:
     folder = outcome.folder.candidate(metrics["id"])
     written = read_json(folder / "metrics.json")
     assert metrics == {**written, "audit": read_json(folder / "audit-quick.json")}
-    _, assignment, settings = load_network(folder)
+    _, format_, settings = load_network(folder)
+    assignment = format_.widths
     assert (folder / "assignment.txt").read_text() == f"{assignment}\n"
     assert (str(assignment), assignment.id) == (metrics["assignment"], metrics["id"])
     assert metrics["bops"] == cost(assignment)

@@ -13,6 +13,7 @@ from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network
 from mbnas.data import Data
+from mbnas.formats import Format
 from mbnas.networks import Network, freeze
 from mbnas.retraining import retrain
 from mbnas.runs import read_json
@@ -31,12 +32,12 @@ def supernet() -> Supernet:
 
 
 def from_supernet(folder: Path, data: Data = DATA) -> dict[str, object]:
-    return retrain(SETTINGS, MIXED, data, folder, supernet=supernet(), device=CPU)
+    return retrain(SETTINGS, Format.multibit(MIXED), data, folder, supernet=supernet(), device=CPU)
 
 
 def from_scratch(folder: Path, seed: int = 0) -> dict[str, object]:
     settings = SETTINGS.model_copy(update={"seed": seed})
-    return retrain(settings, MIXED, DATA, folder, supernet=None, device=CPU)
+    return retrain(settings, Format.multibit(MIXED), DATA, folder, supernet=None, device=CPU)
 
 
 Retrain = Callable[[Path], dict[str, object]]
@@ -82,7 +83,7 @@ def test_from_scratch_it_starts_from_the_seed_and_the_statistics_of_the_images(
 
 def test_the_supernet_is_left_alone(tmp_path: Path) -> None:
     start = supernet()
-    retrain(SETTINGS, MIXED, DATA, tmp_path, supernet=start, device=CPU)
+    retrain(SETTINGS, Format.multibit(MIXED), DATA, tmp_path, supernet=start, device=CPU)
     assert same(start, supernet())
     assert not same(load_network(tmp_path)[0], extract(start, MIXED))
 
@@ -93,14 +94,15 @@ def test_the_folder_holds_the_network_that_was_measured(tmp_path: Path, start: R
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {NETWORK_FILE, "assignment.txt", "metrics.json"}
     assert read_json(tmp_path / "metrics.json") == metrics
-    network, assignment, settings = load_network(tmp_path)
+    network, format_, settings = load_network(tmp_path)
     text = (tmp_path / "assignment.txt").read_text()
-    assert (assignment, settings) == (MIXED, SETTINGS)
+    assert (format_, settings) == (Format.multibit(MIXED), SETTINGS)
     assert Assignment.parse(text.strip(), SPACE.layers) == MIXED
     scores = evaluation.test(freeze(network), DATA.test, SETTINGS, SETTINGS.seed)
     assert metrics["test"] == asdict(scores)
     assert metrics["id"] == MIXED.id
     assert metrics["assignment"] == str(MIXED)
+    assert metrics["format"] == f"mbn{MIXED}"
     assert metrics["bops"] == bops(TABLE, MIXED)
     assert metrics["start"] == start.__name__.removeprefix("from_")
     assert [epoch["number"] for epoch in metrics["training"]] == [1, 2, 3]

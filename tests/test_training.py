@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from mbnas import backbones
 from mbnas.assignment import Assignment, Space
 from mbnas.attacks import fgsm
-from mbnas.config import DataSettings, Precision, Recipe, SupernetRecipe, Surrogate, Threat
+from mbnas.config import (
+    DataSettings,
+    Precision,
+    Recipe,
+    SupernetRecipe,
+    Surrogate,
+    Threat,
+    Training,
+)
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.networks import Network, multibit
@@ -44,7 +52,7 @@ IMAGES = noise(16, TABLE.image, TABLE.classes)
 X, Y = IMAGES.gather(slice(None))
 THREAT = Threat(eps=0.1, step=0.02)
 NATURAL = SupernetRecipe(epochs=4, batch_size=8, learning_rate=0.01, sampled=2)
-FASTAT = NATURAL.model_copy(update={"fastat_step": 0.125})
+FASTAT = NATURAL.model_copy(update={"training": Training.FASTAT, "step": 0.125})
 SEED = 5
 Passes = list[tuple[Tensor, tuple[object, ...]]]
 
@@ -117,8 +125,8 @@ def test_without_gradients_restores_what_it_found_even_after_a_failure() -> None
 
 
 def attack(model: Callable[[Tensor], Tensor], threat: Threat, rng: torch.Generator) -> Tensor:
-    assert FASTAT.fastat_step is not None
-    return fgsm(model, X, Y, eps=threat.eps, step=FASTAT.fastat_step, generator=rng)
+    assert FASTAT.step is not None
+    return fgsm(model, X, Y, eps=threat.eps, step=FASTAT.step, generator=rng)
 
 
 @pytest.fixture
@@ -339,41 +347,62 @@ def test_a_step_is_as_long_as_the_rate_in_the_middle_of_its_batch(
     assert moved == pytest.approx(triangular(0.5, recipe.learning_rate, warmup), rel=1e-3)
 
 
-EPOCHS = st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5])] * 2), min_size=1, max_size=4)
+ACCURACY = st.sampled_from([0.25, 0.375, 0.5])  # too close together for a collapse
+EPOCHS = st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=4)
 
 
+@pytest.mark.parametrize(("recipe", "worth"), [(NATURAL, lambda each: each[0]), (FASTAT, sum)])
 @given(scores=EPOCHS)
 @settings(max_examples=15)
 def test_the_last_of_the_best_epochs_is_what_is_left(
-    tmp_path_factory: pytest.TempPathFactory, scores: list[tuple[float, float]]
+    tmp_path_factory: pytest.TempPathFactory,
+    recipe: Recipe,
+    worth: Callable[[tuple[float, float]], float],
+    scores: list[tuple[float, float]],
 ) -> None:
+    """Best by natural accuracy, or by that and robust accuracy where training is adversarial."""
     module, states = network(), list[nn.Module]()
     script = Script(natural(module), scores, observe=lambda: states.append(copy.deepcopy(module)))
-    recipe = NATURAL.model_copy(update={"epochs": len(scores)})
+    recipe = recipe.model_copy(update={"epochs": len(scores)})
     history = run(module, script, tmp_path_factory.mktemp("fit") / "checkpoint", recipe)
     assert [(each.natural, each.robust) for each in history] == scores
-    best = max(range(len(scores)), key=lambda i: (sum(scores[i]), i))
+    best = max(range(len(scores)), key=lambda i: (worth(scores[i]), i))
     assert same(module, states[best])
     assert not any(each.training for each in module.modules())
 
 
+COLLAPSED = "collapsed under attack and was stopped after epoch 4 of 6"
+
+
 @pytest.mark.parametrize(
-    ("robust", "said"),
+    ("recipe", "robust", "epochs", "said"),
     [
-        ((0.1, 0.4, 0.3, 0.15), ["collapsed under attack after epoch 2", "keeps epoch 2"]),
-        ((0.1, 0.4, 0.3, 0.25), ["keeps epoch 2"]),
-        ((0.1, 0.2, 0.3, 0.4), []),
+        (FASTAT, (0.1, 0.4, 0.15, 0.15, 0.4, 0.4), 4, [COLLAPSED, "keeps epoch 2"]),
+        (FASTAT, (0.1, 0.4, 0.15, 0.3, 0.15, 0.3), 6, ["keeps epoch 2"]),
+        (FASTAT, (0.0, 0.0, 0.0, 0.1, 0.3, 0.4), 6, []),
+        (NATURAL, (0.1, 0.4, 0.15, 0.15, 0.1, 0.1), 6, []),
     ],
+    ids=["collapse", "relapses", "slow start", "natural"],
 )
-def test_the_log_tells_a_collapse_and_which_epoch_is_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, robust: tuple[float, ...], said: list[str]
+def test_a_collapse_ends_training_and_the_log_tells_which_epoch_is_kept(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    recipe: Recipe,
+    robust: tuple[float, ...],
+    epochs: int,
+    said: list[str],
 ) -> None:
-    module = network()
-    with caplog.at_level(logging.INFO, "mbnas"):
-        run(module, Script(natural(module), [(0.5, each) for each in robust]), tmp_path / "file")
-    epochs, remarks = caplog.messages[:4], caplog.messages[4:]
-    assert [epoch.split(":")[0] for epoch in epochs] == [f"network epoch {i}" for i in (1, 2, 3, 4)]
-    assert [remark.split(":")[0] for remark in remarks] == [f"network {each}" for each in said]
+    recipe = recipe.model_copy(update={"epochs": 6})
+    for _ in range(2):  # the second time, all is there already
+        module = network()
+        script = Script(natural(module), [(0.5, each) for each in robust])
+        with caplog.at_level(logging.INFO, "mbnas"):
+            history = run(module, script, tmp_path / "file", recipe)
+        assert [each.robust for each in history] == list(robust[:epochs])
+    named = [f"network epoch {number}" for number in range(1, epochs + 1)]
+    told = [line.partition(":")[0].partition(";")[0] for line in caplog.messages]
+    remarks = [f"network {each}" for each in said]
+    assert told == [*named, *remarks, *remarks]
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

@@ -7,7 +7,7 @@ batch, and no attack takes gradients of parameters.
 
 from mbnas.attacks.apgd import apgd, apgd_targeted
 from mbnas.attacks.common import Attack, Model, broken, restarted, uniform_start
-from mbnas.attacks.pgd import fgsm, pgd
+from mbnas.attacks.pgd import fgsm, n_fgsm, pgd
 from mbnas.attacks.square import square
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "apgd_targeted",
     "broken",
     "fgsm",
+    "n_fgsm",
     "pgd",
     "restarted",
     "square",

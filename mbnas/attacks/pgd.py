@@ -1,4 +1,4 @@
-"""Projected gradient descent, and FGSM as its first step."""
+"""Projected gradient descent, FGSM as its first step, and N-FGSM."""
 
 from __future__ import annotations
 
@@ -72,3 +72,21 @@ def fgsm(
         generator=generator,
         stop_when_broken=False,
     )
+
+
+def n_fgsm(
+    model: Model, x: Tensor, y: Tensor, *, eps: float, step: float, generator: torch.Generator
+) -> Tensor:
+    """One step from stronger noise, not projected onto the ball (de Jorge et al. 2022, Eq. 6).
+
+        x_adv = x + noise + step * sign(grad cross-entropy(x + noise)),  noise in +-2 eps
+
+    Returns:
+        (B, C, H, W) in [0, 1], within 2 eps + step of ``x``.
+    """
+    noise = 4 * eps * (torch.rand(x.shape, generator=generator).to(x) - 0.5)
+    images = (x + noise).requires_grad_()
+    with torch.enable_grad():
+        driven = cross_entropy(model(images), y).sum()
+    (gradient,) = torch.autograd.grad(driven, images)
+    return (images.detach() + step * gradient.sign()).clamp(0, 1)
