@@ -7,6 +7,7 @@ Tests fail while the README shows anything else than this script writes.
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,69 @@ def attacks(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def paper(result: Result) -> str:
+    """Rows of the paper's tables, the published figures beside; mean and deviation over seeds."""
+    measured = result["measured"]
+    first, seeds = measured[0], sorted({each["seed"] for each in measured})
+    described = (
+        f"`{result['command']}` ({machine(result)}). Seeds {', '.join(map(str, seeds))}; natural "
+        f"accuracy on {first['images']} test images, PGD through the straight-through estimator on "
+        f"{first['attacked']}, mean of {first['runs']} runs, worst case of the quick audit on "
+        f"{first['audited']}."
+    )
+    parts = [described]
+    for training in dict.fromkeys(each["training"] for each in measured):
+        rows = []
+        of_training = [each for each in measured if each["training"] == training]
+        for format_ in dict.fromkeys(each["format"] for each in of_training):
+            equal = [each for each in of_training if each["format"] == format_]
+            rows.append(
+                [
+                    format_,
+                    f"{equal[0]['bops'] / 1e6:.1f}",
+                    over_seeds([each["natural"] for each in equal]),
+                    *(
+                        over_seeds([each[attack]["mean"] for each in equal])
+                        for attack in ("pgd20 last", "pgd20 any", "pgd50 last")
+                    ),
+                    over_seeds([each["worst case"]["accuracy"] for each in equal]),
+                    *(equal[0]["paper"][figure] or "–" for figure in ("top1", "pgd20")),
+                ]
+            )
+        columns = ["MBOPS", "natural", "PGD-20 last", "PGD-20 any", "PGD-50 last", "worst case"]
+        parts.append(table([training, *columns, "paper: natural", "paper: PGD-20"], rows))
+    return "\n\n".join(parts)
+
+
+def over_seeds(fractions: list[float]) -> str:
+    """Percent: the value, or mean and deviation of several."""
+    if len(fractions) == 1:
+        return percent(fractions[0])
+    return f"{percent(statistics.fmean(fractions))} ± {percent(statistics.stdev(fractions))}"
+
+
+def study(result: Result) -> str:
+    """Percent of images that stand, by training and format."""
+    measured = result["measured"]
+    described = (
+        f"`{result['command']}` ({machine(result)}). Mean ± standard deviation over seeds "
+        f"{', '.join(map(str, measured['seeds']))}; {measured['train images']} training images, "
+        f"{measured['epochs']} epochs, the network of the last one; percent of "
+        f"{measured['images']} test images."
+    )
+    networks = measured["networks"]
+    attacks = list(next(iter(networks.values())))
+    rows = [
+        [name, *(f"{mean:.1f} ± {std:.1f}" for mean, std in (each[a] for a in attacks))]
+        for name, each in networks.items()
+    ]
+    return f"{described}\n\n{table(['', *attacks], rows)}"
+
+
 KINDS: dict[str, Callable[[Result], str]] = {
     "attacks": attacks,
+    "paper": paper,
+    "study": study,
     "search": search,
     "training": training,
     "supernet": supernet,
