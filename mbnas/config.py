@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,7 +39,13 @@ def _fraction(value: Any) -> Any:  # noqa: ANN401 (pydantic hands over whatever 
     return value
 
 
-Distance = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
+def _in_the_box(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError("distances are in the scale of images in [0, 1]; 8 of 255 levels: 8/255")
+    return value
+
+
+Distance = Annotated[float, BeforeValidator(_fraction), AfterValidator(_in_the_box)]
 Count = Annotated[int, Field(ge=1, le=MAX_BASES)]
 
 

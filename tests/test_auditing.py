@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
-from mbnas.auditing import PLANS, Audit, Effort, Verdict, audit, page
+from mbnas.auditing import PLANS, Audit, Effort, Verdict, audit, page, withstanding
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check
 from mbnas.auditing.evidence import SQUARE, TRANSFER
@@ -193,6 +193,19 @@ def test_pgd_of_the_paper_counts_both_iterates() -> None:
     natural = Case(Misleading(), X, Y, THREAT, 0).natural()
     assert not (every & ~natural).any()
     assert not (every & ~last).any()
+
+
+def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides() -> None:
+    case = Case(honest(), X, Y, THREAT, 0)
+    left = withstanding(case, 100)
+    for loss, surrogate in (("margin", Surrogate.TANH), ("cross-entropy", Surrogate.STE)):
+        alone = case.standing(
+            case.pgd(loss, surrogate, 10), case.through(surrogate), case.natural()
+        )
+        assert left.sum() <= alone.sum() + 1  # starts are random
+    hidden = withstanding(Case(Shattered(), X, Y, THREAT, 0), 400)
+    by_gradient = Case(Shattered(), X, Y, THREAT, 0).by_the_paper(20, 0)[0]
+    assert hidden.float().mean() < by_gradient.float().mean() - 0.1
 
 
 # Pages

@@ -10,18 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mbnas import backbones, evaluation
+from mbnas import backbones, evaluation, losses
 from mbnas.assignment import Assignment
 from mbnas.attacks import uniform_start
-from mbnas.config import Settings, Surrogate, Threat
+from mbnas.config import Objective, Settings, Surrogate, Threat
 from mbnas.evaluation import (
     Counts,
     Scores,
     Spread,
+    Stage,
     attack_both_ways,
     measure,
     plain_stages,
     recalibrate,
+    scoring_stages,
 )
 from mbnas.images import Images
 from mbnas.networks import Network, freeze, multibit
@@ -166,6 +168,28 @@ def test_fewer_steps_may_be_asked_for() -> None:
         calls.clear()
         measure(watched, images, THREAT, generator(0), plain_stages(THREAT, steps))
         assert len(calls) == expected + 2  # before and after the attack
+
+
+@given(surrogate=st.sampled_from(list(Surrogate)), steps=st.integers(2, 50))
+def test_the_worst_case_takes_no_more_passes_than_pgd_and_shares_nothing_between_its_parts(
+    surrogate: Surrogate, steps: int
+) -> None:
+    threat = Threat(eps=0.4, step=0.05, steps=steps, surrogate=surrogate)
+    ((plain,), (first, second)) = (scoring_stages(each, threat) for each in Objective)
+    assert plain == Stage(losses.cross_entropy, surrogate, steps)
+    assert first.steps + second.steps <= steps
+    assert first.loss is not second.loss
+    assert first.surrogate is surrogate is not second.surrogate
+
+
+def test_the_worst_case_sees_through_what_one_surrogate_hides() -> None:
+    images, rng = grey([128] * 6, [0] * 6), generator(0)
+    hidden = Threat(eps=0.4, step=0.1, steps=20, surrogate=Surrogate.POLYNOMIAL)
+    plain, worst = (
+        measure(masked, images, hidden, rng, scoring_stages(each, hidden)) for each in Objective
+    )
+    assert plain.robust > worst.robust == 0
+    assert plain.natural == worst.natural == 1
 
 
 # The report on test images

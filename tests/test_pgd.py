@@ -1,5 +1,7 @@
 """PGD, FGSM and restarts against models whose worst case is known."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +11,19 @@ from victims import batch, certain, counting, linear, seeded, uphill
 
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
-from mbnas.attacks import Model, broken, fgsm, n_fgsm, pgd, restarted, uniform_start
+from mbnas.attacks import (
+    Model,
+    apgd,
+    broken,
+    fgsm,
+    n_fgsm,
+    pgd,
+    restarted,
+    square,
+    uniform_start,
+)
 from mbnas.config import Surrogate
+from mbnas.errors import SettingsError
 from mbnas.networks import freeze, multibit
 
 
@@ -36,6 +49,20 @@ def test_pgd_stays_in_the_ball_and_in_the_box(
     assert (adversarial >= (x - eps).clamp(min=0)).all()
     assert (adversarial <= (x + eps).clamp(max=1)).all()
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("eps", [8, 0, -0.1])
+def test_an_eps_of_the_wrong_scale_is_refused_by_every_attack(eps: float) -> None:
+    x, y = batch()
+    for attack in (
+        partial(pgd, step=0.1, steps=1),
+        partial(fgsm, step=0.1),
+        partial(n_fgsm, step=0.1),
+        partial(apgd, steps=1),
+        partial(square, queries=2),
+    ):
+        with pytest.raises(SettingsError, match=r"scale of images in \[0, 1\]; 8 of 255 .* 8/255"):
+            attack(linear, x, y, eps=eps, generator=seeded())
 
 
 def test_start_is_uniform_in_the_ball() -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbnas.attacks.common import Model, broken, uniform_start
+from mbnas.attacks.common import Model, ball, broken, uniform_start
 from mbnas.losses import Loss, cross_entropy, targeted_logit_ratio
 
 MOMENTUM = 0.75
@@ -61,7 +61,7 @@ def apgd(
     Returns:
         (B, C, H, W): the first misclassified iterate, or the one of the largest loss.
     """
-    lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    lower, upper = ball(x, eps)
     adversarial = uniform_start(x, eps, generator)
     standing = torch.arange(len(x), device=x.device)
     aim = y if target is None else target

@@ -7,11 +7,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mbnas.errors import SettingsError
+
 Model = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to logits (B, classes)."""
 
 Attack = Callable[[Model, Tensor, Tensor], Tensor]
 """(model, x, y) -> x_adv, the other arguments bound by the caller."""
+
+
+def ball(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The least and the greatest image within ``eps`` of each image and within [0, 1]."""
+    require_scale(eps)
+    return (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+
+
+def require_scale(eps: float) -> None:
+    """Check a distance.
+
+    Raises:
+        SettingsError: if it is not in the scale of images in [0, 1].
+    """
+    if not 0 < eps <= 1:
+        raise SettingsError(
+            f"eps {eps:g} is not in the scale of images in [0, 1]; 8 of 255 levels are 8/255"
+        )
 
 
 def uniform_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbnas.attacks.common import Model, uniform_start
+from mbnas.attacks.common import Model, ball, require_scale, uniform_start
 from mbnas.losses import Loss, cross_entropy
 
 
@@ -38,7 +38,7 @@ def pgd(
     Returns:
         (B, C, H, W), within ``eps`` of ``x`` and within [0, 1].
     """
-    lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    lower, upper = ball(x, eps)
     adversarial = uniform_start(x, eps, generator)
     standing = torch.arange(len(x), device=x.device)
     aim = y if target is None else target
@@ -84,7 +84,8 @@ def n_fgsm(
     Returns:
         (B, C, H, W) in [0, 1], within 2 eps + step of ``x``.
     """
-    noise = 4 * eps * (torch.rand(x.shape, generator=generator).to(x) - 0.5)
+    require_scale(eps)
+    noise = torch.rand(x.shape, generator=generator).to(x) * 4 * eps - 2 * eps
     images = (x + noise).requires_grad_()
     with torch.enable_grad():
         driven = cross_entropy(model(images), y).sum()

@@ -8,7 +8,7 @@ from bisect import bisect_left
 import torch
 from torch import Tensor
 
-from mbnas.attacks.common import Model
+from mbnas.attacks.common import Model, ball
 from mbnas.losses import margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
@@ -39,7 +39,7 @@ def square(
     Returns:
         (B, C, H, W): the best found; misclassified where any query was.
     """
-    lower, upper = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+    lower, upper = ball(x, eps)
     batch, channels, height, width = x.shape
 
     def either(*shape: int) -> Tensor:

@@ -1,0 +1,134 @@
+"""Do our attacks find what two independent libraries find, with the same budget?
+
+    pip install torchattacks pyautoattack
+    python scripts/check_attacks.py NETWORK [NETWORK ...] --data CIFAR_FOLDER
+
+Each network is one of ``mbnas train``. PGD-20 (last iterate) is compared with torchattacks, APGD on
+cross-entropy, targeted APGD and Square with pyautoattack, all through the tanh surrogate and on the
+same test images. Starts are random everywhere, hence several runs.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import bench
+import torch
+from torch import Tensor, nn
+
+from mbnas import Surrogate, Threat, apgd, freeze, load_network, pgd, square
+from mbnas import data as datasets
+from mbnas.attacks import apgd_targeted, broken
+from mbnas.networks import Network
+from mbnas.randomness import generator
+
+Perturb = Callable[[Tensor, Tensor, int], Tensor]
+"""Images, labels and a seed to adversarial images."""
+RESTARTS, STEPS, QUERIES, TARGETS = 1, 50, 1000, 3
+
+
+class Smooth(nn.Module):
+    """A module of one argument, as libraries want it."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, classes)."""
+        logits: Tensor = self.network(x, Surrogate.TANH)
+        return logits
+
+
+def pairs(model: nn.Module, threat: Threat) -> dict[str, tuple[Perturb, Perturb]]:
+    """Ours and theirs."""
+    sys.modules.setdefault("torchvision.datasets", datasets._torchvision_datasets())
+    import torchattacks  # noqa: PLC0415 (needs torchvision as repaired above)
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted  # noqa: PLC0415
+    from pyautoattack.square import SquareAttack  # noqa: PLC0415
+
+    eps = threat.eps
+
+    def ours(attack: Callable[..., Tensor]) -> Perturb:
+        return lambda x, y, seed: attack(model, x, y, eps=eps, generator=generator(seed))
+
+    def theirs(attack: Callable[..., Tensor]) -> Perturb:
+        def perturb(x: Tensor, y: Tensor, seed: int) -> Tensor:
+            torch.manual_seed(seed)
+            return attack(x, y)
+
+        return perturb
+
+    def seeded(kind: Callable[..., object], **options: object) -> Perturb:
+        def perturb(x: Tensor, y: Tensor, seed: int) -> Tensor:
+            attack = kind(
+                model, eps=eps, n_restarts=RESTARTS, seed=seed, device=x.device, **options
+            )
+            return attack.perturb(x, y)
+
+        return perturb
+
+    step, steps = threat.step, threat.steps
+    return {
+        f"PGD-{steps}": (
+            ours(partial(pgd, step=step, steps=steps, stop_when_broken=False)),
+            theirs(torchattacks.PGD(model, eps=eps, alpha=step, steps=steps)),
+        ),
+        f"APGD-{STEPS}, cross-entropy": (
+            ours(partial(apgd, steps=STEPS)),
+            seeded(APGDAttack, n_iter=STEPS, norm="Linf", loss="ce"),
+        ),
+        f"APGD-{STEPS}, {TARGETS} targets": (
+            ours(partial(apgd_targeted, steps=STEPS, targets=TARGETS)),
+            seeded(APGDAttack_targeted, n_iter=STEPS, norm="Linf", n_target_classes=TARGETS),
+        ),
+        f"Square-{QUERIES}": (
+            ours(partial(square, queries=QUERIES)),
+            seeded(SquareAttack, n_queries=QUERIES, norm="Linf"),
+        ),
+    }
+
+
+def robust(model: nn.Module, x: Tensor, y: Tensor, perturb: Perturb, seed: int) -> float:
+    """Percent of images that stand."""
+    standing = ~broken(model, x, y)
+    for part in torch.split(standing.nonzero()[:, 0], 250):
+        standing[part] = ~broken(model, perturb(x[part], y[part], seed), y[part])
+    return 100 * standing.float().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    measured: dict[str, object] = {"images": arguments.images, "runs": arguments.runs}
+    rows = []
+    for path in arguments.networks:
+        network, format_, settings = load_network(path)
+        root = arguments.data or settings.data.root
+        data = settings.data.model_copy(update={"root": root})
+        x, y = datasets.load(data, settings.seed).test.gather(slice(arguments.images))
+        model = Smooth(freeze(network)).eval()
+        for name, both in pairs(model, settings.threat).items():
+            mine, others = (
+                [robust(model, x, y, each, seed) for seed in range(arguments.runs)] for each in both
+            )
+            apart = statistics.fmean(mine) - statistics.fmean(others)
+            measured[f"{format_}, {name}"] = {"mbnas": mine, "library": others, "apart": apart}
+            shown = (" / ".join(f"{each:.1f}" for each in runs) for runs in (mine, others))
+            rows.append([f"{format_}, {name}", *shown, f"{apart:+.2f}"])
+            print(*rows[-1], sep="  ", flush=True)
+    bench.show("percent robust, run by run", ["", "mbnas", "library", "apart"], rows)
+    print(bench.keep("agreement-resnet8", measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Saved networks are audited on the images they belong to, with networks that see the same ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import scrambled, tiny
+
+from mbnas import data as datasets
+from mbnas.assignment import Assignment
+from mbnas.auditing import Effort
+from mbnas.checkpoints import NETWORK_FILE, save_network
+from mbnas.config import Settings
+from mbnas.data import fingerprint
+from mbnas.errors import DataError, SettingsError
+from mbnas.formats import Format
+from mbnas.images import Images
+from mbnas.inspection import audit_checkpoint, audit_file, evaluate_checkpoint, siblings
+from mbnas.networks import build_network
+
+SETTINGS = tiny()
+
+
+def saved(folder: Path, text: str, settings: Settings = SETTINGS) -> Path:
+    """A candidate's folder with random weights."""
+    folder.mkdir(parents=True)
+    format_ = Format.parse(text, settings.space.layers)
+    network = scrambled(lambda: build_network(settings.table, format_))
+    images = datasets.load(SETTINGS.data, SETTINGS.seed).test
+    save_network(folder / NETWORK_FILE, network, format_, settings, fingerprint(images))
+    return folder
+
+
+def test_an_audit_leaves_its_record_and_page_and_tries_the_siblings(tmp_path: Path) -> None:
+    one, other = saved(tmp_path / "one", "mbn1x1"), saved(tmp_path / "other", "mbn2x2")
+    twin = saved(tmp_path / "elsewhere" / "twin", "float")
+    assert siblings(one) == [other]
+    found = audit_checkpoint(one, Effort.QUICK, transfer=[twin])
+    assert {path.name for path in one.iterdir()} == {
+        *(NETWORK_FILE, "audit-quick.json", "audit-quick.html"),
+    }
+    record = json.loads(audit_file(one, Effort.QUICK).read_text())
+    assert record["verdict"] == found.verdict
+    transfers = [each for each in record["standing_after"] if each.startswith("transfer from ")]
+    assert transfers == ["transfer from other", "transfer from twin"]
+
+
+def test_a_network_is_not_measured_on_images_of_another_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data = saved(tmp_path / "one", "mbn1x1"), datasets.load(SETTINGS.data, SETTINGS.seed)
+    x, y = data.test.gather(slice(None))
+    foreign = Images.of((255 * (1 - x)).to(torch.uint8), y)
+    swapped = type(data)(**{**vars(data), "test": foreign})
+    monkeypatch.setattr("mbnas.inspection.datasets.load", lambda *_: swapped)
+    for measure in (evaluate_checkpoint, lambda path: audit_checkpoint(path, Effort.QUICK)):
+        with pytest.raises(DataError, match=r"are not those that .* belongs to; .* --data DIR"):
+            measure(folder)
+
+
+def test_transfer_needs_networks_for_equal_images(tmp_path: Path) -> None:
+    one = saved(tmp_path / "one", "mbn1x1")
+    other = tiny("data.name=folder", "data.classes=7", "data.image_size=16")
+    stranger = saved(tmp_path / "elsewhere" / "stranger", "mbn1x1", other)
+    with pytest.raises(SettingsError, match=r"7 classes, .* of 10; transfer needs equal ones"):
+        audit_checkpoint(one, Effort.QUICK, transfer=[stranger])
+
+
+def test_a_diverged_network_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    folder.mkdir()
+    format_ = Format.multibit(Assignment.uniform(1, 1, SETTINGS.space.layers))
+    network = scrambled(lambda: build_network(SETTINGS.table, format_))
+    with torch.no_grad():
+        network.classifier.bias.fill_(torch.nan)
+    images = datasets.load(SETTINGS.data, SETTINGS.seed).test
+    save_network(folder / NETWORK_FILE, network, format_, SETTINGS, fingerprint(images))
+    with pytest.raises(SettingsError, match="not finite"):
+        evaluate_checkpoint(folder)
