@@ -227,8 +227,44 @@ def study(result: Result) -> str:
     return f"{described}\n\n{table(['', *attacks], rows)}"
 
 
+def gap(result: Result) -> str:
+    """Error of the gradient, bases or bits from left to right."""
+    measured = result["measured"]
+    widths = range(1, 1 + max(map(len, measured["error"].values())))
+    described = (
+        f"`{result['command']}` ({machine(result)}): root mean square over {measured['trials']} "
+        f"directions, mean of {measured['seeds']} seeds."
+    )
+    rows = [
+        [name, *(f"{each:.2f}" for each in values), *[""] * (len(widths) - len(values))]
+        for name, values in measured["error"].items()
+    ]
+    header = ["format, along, step of the deviation, surrogate", *(f"k = {k}" for k in widths)]
+    return f"{described}\n\n{table(header, rows)}"
+
+
+def agreement(result: Result) -> str:
+    """Percent of images that stand, by either implementation."""
+    measured = dict(result["measured"])
+    described = (
+        f"`{result['command']}` ({machine(result)}): percent of {measured.pop('images')} test "
+        f"images that stand, mean of {measured.pop('runs')} runs."
+    )
+    rows = [
+        [
+            name,
+            *(f"{statistics.fmean(each[who]):.1f}" for who in ("mbnas", "library")),
+            f"{each['apart']:+.2f}",
+        ]
+        for name, each in measured.items()
+    ]
+    return f"{described}\n\n{table(['', 'mbnas', 'library', 'apart'], rows)}"
+
+
 KINDS: dict[str, Callable[[Result], str]] = {
+    "agreement": agreement,
     "attacks": attacks,
+    "gap": gap,
     "paper": paper,
     "study": study,
     "search": search,

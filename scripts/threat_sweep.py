@@ -1,0 +1,102 @@
+"""Accuracy over the iterations of PGD for several step sizes (paper, Fig. 2-4), picture and CSV.
+
+    python scripts/threat_sweep.py NETWORK --data CIFAR_FOLDER --out FOLDER
+
+NETWORK is a folder of ``mbnas train`` or candidates/<id> of a run. Attacks go through the
+straight-through estimator, as in the paper; an image counts at an iterate if it is classified
+correctly there, and in the dotted lines if it was at every iterate up to there.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from mbnas import Surrogate, freeze, load_network
+from mbnas import data as datasets
+from mbnas.evaluation import correct_at_each_iterate
+from mbnas.files import write_text
+from mbnas.progress import bar
+from mbnas.randomness import generator
+
+
+def swept(arguments: argparse.Namespace) -> pd.DataFrame:
+    """One row for each step size, run and iterate; the random start is iterate 0."""
+    network, _, settings = load_network(arguments.network)
+    root = arguments.data or settings.data.root
+    data = datasets.load(settings.data.model_copy(update={"root": root}), settings.seed)
+    x, y = data.test.gather(slice(arguments.images))
+    frozen = freeze(network)
+    rows = []
+    with bar("sweep", len(arguments.steps) * arguments.runs) as advance:
+        for step in arguments.steps:
+            threat = settings.threat.model_copy(
+                update={"eps": arguments.eps / 255, "step": step / 255}
+            )
+            for run in range(arguments.runs):
+                right = correct_at_each_iterate(
+                    lambda z: frozen(z, Surrogate.STE),
+                    x,
+                    y,
+                    threat,
+                    generator(run, "sweep", step),
+                    arguments.iterations,
+                )
+                at = right[1:].float().mean(dim=1).tolist()
+                up_to = right.cummin(dim=0).values[1:].float().mean(dim=1).tolist()
+                for iterate, (last, every) in enumerate(zip(at, up_to, strict=True)):
+                    rows.append((step, run, iterate, last, every))
+                advance("")
+    return pd.DataFrame(rows, columns=["step", "run", "iterate", "last", "every"])
+
+
+def picture(table: pd.DataFrame, title: str) -> go.Figure:
+    """Mean over runs, with the range of runs as a band."""
+    figure = go.Figure(layout={"title": title, "template": "plotly_white"})
+    colours = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
+    for (step, of_step), colour in zip(table.groupby("step"), colours, strict=False):
+        runs = of_step.groupby("iterate")
+        mean, low, high = (getattr(runs["last"], each)() for each in ("mean", "min", "max"))
+        x = mean.index
+        figure.add_scatter(x=x, y=high, line_width=0, showlegend=False, line_color=colour)
+        figure.add_scatter(
+            x=x, y=low, line_width=0, fill="tonexty", showlegend=False, line_color=colour
+        )
+        figure.add_scatter(x=x, y=mean, name=f"step {step:g}/255", line_color=colour)
+        every = runs["every"].mean()
+        figure.add_scatter(
+            x=x, y=every, name="at every iterate so far", line_color=colour, line_dash="dot"
+        )
+    figure.update_xaxes(title="iterations of PGD", type="log")
+    figure.update_yaxes(title="accuracy", tickformat=".0%")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--eps", type=float, default=8, help="of 255")
+    parser.add_argument("--steps", type=float, nargs="+", default=[0.1, 0.5, 1], help="of 255")
+    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    table = swept(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    target = arguments.out / f"threat-sweep-{arguments.network.name}"
+    table.to_csv(target.with_suffix(".csv"), index=False, float_format="%.5g")
+    page = picture(table, f"{arguments.network.name}, eps {arguments.eps:g}/255").to_html()
+    write_text(target.with_suffix(".html"), page)
+    ends = table[table["iterate"] == arguments.iterations].groupby("step")[["last", "every"]]
+    print(ends.agg(["mean", "std"]).to_string(float_format="{:.3f}".format))
+    print(f"{target}.csv and .html")
+
+
+if __name__ == "__main__":
+    main()
