@@ -1,5 +1,6 @@
 """The README shows what scripts/results/ holds, and its commands are those that CI runs."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -18,6 +19,31 @@ def test_ci_runs_the_test_command() -> None:
     assert 'pip install -e ".[test]" && pytest\n' in (ROOT / ".ci" / "run").read_text()
 
 
+def order() -> dict[str, int]:
+    """Row of each module, or package, in the README's table."""
+    table = README[README.index("| module | what it does |") :]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    return {
+        name.removesuffix(".py").removesuffix("/"): row
+        for row, cell in enumerate(cells)
+        for name in re.findall(r"`(\w+(?:\.py|/))`", cell)
+    }
+
+
 def test_every_module_is_named() -> None:
-    modules = {each.name for each in (ROOT / "mbnas").glob("*.py")} - {"__init__.py"}
-    assert {each for each in modules if f"`{each}`" not in README} == set()
+    modules = {each.stem for each in (ROOT / "mbnas").glob("*.py")} - {"__init__"}
+    packages = {each.parent.name for each in (ROOT / "mbnas").glob("*/__init__.py")}
+    assert order().keys() == modules | packages
+
+
+def test_a_module_imports_only_from_those_above_it() -> None:
+    rows = order()
+    for name, row in rows.items():
+        path = ROOT / "mbnas" / name
+        for file in path.glob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
+            text = file.read_text()
+            direct = re.findall(r"^\s*from mbnas\.(\w+)", text, re.MULTILINE)
+            listed = re.findall(r"^\s*from mbnas import (.*)", text, re.MULTILINE)
+            imported = {each.partition(" as ")[0].strip() for each in ",".join(listed).split(",")}
+            below = {each for each in {*direct, *imported} if rows.get(each, -1) > row}
+            assert below == set(), f"{file.name} imports {below}"
