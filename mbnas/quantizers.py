@@ -29,12 +29,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from mbnas import kernels
+from mbnas import fusion, kernels
 from mbnas.config import Surrogate
 from mbnas.normalisation import Standard
 
@@ -78,18 +78,16 @@ class _Staircase(torch.autograd.Function):
             x, standard.mean, standard.deviation, scale, offset, thresholds, heights
         )
         ctx.surrogate, ctx.freedom = surrogate, standard.freedom
-        climb = kernels.forward if kernels.applies(x, standard.mean, heights) else plain_forward
-        return climb(x, standard.mean, scale, offset, thresholds, heights)
+        passes = _passes(x, standard.mean, heights)
+        return passes.forward(x, standard.mean, scale, offset, thresholds, heights)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, mean, deviation, scale, offset, thresholds, heights = ctx.saved_tensors
-        compiled = kernels.applies(x, mean, heights)
-        descend = kernels.backward if compiled else plain_backward
-        tilt = kernels.tilt if compiled else plain_tilt
+        passes = _passes(x, mean, heights)
         (gradient,) = upstream
         wanted = ctx.needs_input_grad
-        dx, level, product, by_threshold, by_height = descend(
+        dx, level, product, by_threshold, by_height = passes.backward(
             x,
             gradient,
             mean,
@@ -103,7 +101,7 @@ class _Staircase(torch.autograd.Function):
         if ctx.freedom is not None:
             count = x.numel() // mean.numel()
             lean = -scale * product / deviation.square() / ctx.freedom
-            tilt(dx, x, mean, -scale * level / count, lean)
+            passes.tilt(dx, x, mean, -scale * level / count, lean)
         found = (dx, product / deviation, level, by_threshold, by_height)
         return *(g if want else None for g, want in zip(found, wanted, strict=False)), None, None
 
@@ -153,6 +151,22 @@ def plain_backward(
 def plain_tilt(slope: Tensor, x: Tensor, mean: Tensor, level: Tensor, lean: Tensor) -> None:
     """What :func:`mbnas.kernels.tilt` does."""
     slope.add_((x - mean).mul_(lean).add_(level))
+
+
+class _Passes(NamedTuple):
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
+    tilt: Callable[..., None]
+
+
+_PLAIN = _Passes(plain_forward, plain_backward, plain_tilt)
+
+
+def _passes(x: Tensor, mean: Tensor, heights: Tensor) -> _Passes:
+    """Compiled ahead for a CPU, fused for a GPU, else plain."""
+    if kernels.applies(x, mean, heights):
+        return _Passes(kernels.forward, kernels.backward, kernels.tilt)
+    return _Passes(*map(fusion.fused, _PLAIN)) if fusion.suits(x) else _PLAIN
 
 
 def staircase(

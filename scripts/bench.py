@@ -6,8 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -66,9 +66,12 @@ class ExpandedConv2d(torch.nn.Module):
         )
 
 
-def plain() -> AbstractContextManager[Any]:
+@contextmanager
+def plain() -> Iterator[None]:
     """Inside, quantizers run as separate tensor operations."""
-    return mock.patch("mbnas.kernels.suits", new=lambda *_: False)
+    never = {"new": lambda *_: False}
+    with mock.patch("mbnas.kernels.suits", **never), mock.patch("mbnas.fusion.suits", **never):
+        yield
 
 
 def compiled() -> AbstractContextManager[Any]:

@@ -1,0 +1,45 @@
+"""On a GPU, the plain functions of quantizers.py as fused kernels, made by torch.compile (Triton).
+
+A function is compiled once for each number of steps, surrogate and rank of its heights, never for a
+size of its tensors; torch keeps what it compiled between runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from mbnas.assignment import MAX_BASES
+from mbnas.config import Surrogate
+from mbnas.progress import log
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def suits(x: Tensor) -> bool:
+    """Whether what works on ``x`` should be fused."""
+    return x.is_cuda and x.dtype == torch.float32 and _available()
+
+
+@cache
+def fused(function: _Function) -> _Function:
+    """``function``, compiled anew only where its arguments ask for other operations."""
+    variants = 4 * MAX_BASES * len(Surrogate)  # heights of a step or a row, sums or none
+    torch._dynamo.config.recompile_limit = max(variants, torch._dynamo.config.recompile_limit)
+    return cast(_Function, torch.compile(function, dynamic=True, fullgraph=True))
+
+
+@cache
+def _available() -> bool:
+    """Whether torch can compile for the GPU; one message says so where it cannot."""
+    try:
+        torch.compile(torch.neg, fullgraph=True)(torch.ones(8, device="cuda"))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        log.info("no compiler for the GPU, quantizers take several times as long (%s)", reason)
+        return False
+    return True
