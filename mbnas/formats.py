@@ -1,9 +1,13 @@
 """Number formats: what the searchable layers of a network compute in, as a value and as text.
 
-float       full precision, counted as 8x8 bit
-pact2x4     fixed point, 2-bit weights and 4-bit activations; pact4 means pact4x4
-xnor        XNOR-Net, one bit each
-mbn3x1      multi-bit, 3 weight bases and 1 activation base; mbn3x1,1x1,... layer by layer
+As text a format is one of
+
+    float       full precision, counted as 8x8 bit
+    pact2x4     fixed point, 2-bit weights and 4-bit activations; pact4 means pact4x4
+    xnor        XNOR-Net, one bit each
+    mbn3x1      multi-bit, 3 weight bases and 1 activation base; mbn3x1,1x1,... layer by layer
+    wprune4     full precision, 4 of 8 weights kept, the largest; wprune4x8,6x8,... layer by layer
+    cprune4     likewise, 4 of 8 input channels kept
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ class Family(StrEnum):
     FLOAT = "float"
     PACT = "pact"
     XNOR = "xnor"
+    WEIGHT_PRUNED = "wprune"
+    CHANNEL_PRUNED = "cprune"
     MBN = "mbn"
 
 
@@ -52,14 +58,18 @@ class Format:
         family, widths = match.groups() if match else ("", "")
         if family in _FIXED and not widths:
             return cls(Family(family), Assignment.uniform(*_FIXED[Family(family)], layers))
-        if family == Family.PACT and widths.isdigit():
-            widths = f"{widths}x{widths}"
-        if family not in (Family.PACT, Family.MBN) or not widths:
+        if family not in set(Family) or family in _FIXED or not widths:
             raise SettingsError(
                 f"unknown format {text!r}; known: float, pactK or pactKxL (K-bit weights, L-bit "
-                "activations), xnor, mbnMxN or mbnMxN,MxN,... layer by layer"
+                "activations), xnor, mbnMxN or mbnMxN,MxN,... layer by layer, wpruneK and cpruneK "
+                "(K of 8 weights or channels kept)"
             )
-        return cls(Family(family), Assignment.parse(widths, layers))
+        if widths.isdigit() and family != Family.MBN:
+            widths = f"{widths}x{widths if family == Family.PACT else 8}"
+        found = cls(Family(family), Assignment.parse(widths, layers))
+        if found.family in PRUNED and any(each.activations != 8 for each in found.widths):
+            raise SettingsError(f"format {text!r}: activations of pruned layers have 8 bits")
+        return found
 
     @property
     def id(self) -> str:
@@ -72,4 +82,5 @@ class Format:
         return f"{self.family}{self.widths.layers[0] if self.widths.is_uniform else self.widths}"
 
 
+PRUNED = (Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED)
 _FIXED = {Family.FLOAT: (8, 8), Family.XNOR: (1, 1)}

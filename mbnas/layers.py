@@ -17,6 +17,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from mbnas import precision
 from mbnas.assignment import Bases, Space
@@ -63,6 +64,27 @@ class Rectifier(nn.Module):
     def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
         """relu(norm(x)); (B, C_in, H, W) -> same shape; nothing needs a surrogate."""
         return F.relu(norm(x))
+
+
+class PrunedWeights(nn.Module):
+    """Full precision with ``kept`` of 8 weights, or of 8 input channels, the others zero.
+
+    Those of least magnitude, or channels of least L1 norm, go (Han et al. 2015; Li et al. 2017);
+    only what is kept gets a gradient.
+    """
+
+    def __init__(self, kept: int, *, channels: bool) -> None:
+        super().__init__()
+        gone = 1 - kept / 8
+        self.pruning = (
+            prune.LnStructured(gone, n=1, dim=1) if channels else prune.L1Unstructured(gone)
+        )
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(C_out, C_in, k, k) -> same shape."""
+        whole = torch.ones_like(weight)
+        mask: Tensor = self.pruning.compute_mask(weight.detach(), whole)  # type: ignore[no-untyped-call]
+        return weight * mask
 
 
 class FixedPointWeights(nn.Module):
@@ -173,6 +195,9 @@ def convolution(row: Row, family: Family, widths: Bases) -> QuantizedConv2d:
             weights = FixedPointWeights(widths.weights, rectified * spread)
             activations = FixedPointActivations(widths.activations)
             return QuantizedConv2d(row, weights, activations, rectified)
+        case Family.WEIGHT_PRUNED | Family.CHANNEL_PRUNED:
+            pruned = PrunedWeights(widths.weights, channels=family is Family.CHANNEL_PRUNED)
+            return QuantizedConv2d(row, pruned, Rectifier(), rectified)
         case Family.XNOR:
             return QuantizedConv2d(row, ScaledSigns(), Signs())
         case Family.MBN:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbnas.assignment import Assignment
+from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone, Row
 from mbnas.config import Surrogate
 from mbnas.formats import Format
@@ -103,6 +104,24 @@ class Network(Skeleton):
         return self.propagate(
             x, lambda row, z: self.convolutions[row.name](z, self.norms[row.name], surrogate)
         )
+
+
+class Source(Protocol):
+    """What networks are taken from: a supernet, or a network that is pruned."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """Their table."""
+
+    @property
+    def space(self) -> Space:
+        """Which ones there are."""
+
+    def network(self, assignment: Assignment) -> Network:
+        """One of them, with tensors of its own."""
+
+    def to(self, device: torch.device) -> Source:
+        """The same on a device."""
 
 
 def build_network(backbone: Backbone, format_: Format) -> Network:

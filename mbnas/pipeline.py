@@ -135,7 +135,7 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
     with suited_to(settings):
-        return retrain(settings, format_, data.to(device), path, supernet=None, device=device)
+        return retrain(settings, format_, data.to(device), path, source=None, device=device)
 
 
 def check_budget(settings: Settings) -> float:
@@ -299,7 +299,7 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
         return metrics
     start = supernet if run.settings.retraining.start == "supernet" else None
     chosen = Format.multibit(assignment)
-    return retrain(run.settings, chosen, run.data, target, supernet=start, device=run.device)
+    return retrain(run.settings, chosen, run.data, target, source=start, device=run.device)
 
 
 def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:

@@ -16,9 +16,8 @@ from mbnas.data import Data, fingerprint
 from mbnas.evaluation import Scores, measure, plain_stages, test
 from mbnas.files import write_json, write_text
 from mbnas.formats import Format
-from mbnas.networks import Network, build_network, freeze
+from mbnas.networks import Network, Source, build_network, freeze
 from mbnas.randomness import derive, generator, seeded
-from mbnas.supernet import Supernet, extract
 from mbnas.training import fit, network_objective
 
 
@@ -28,20 +27,20 @@ def retrain(
     data: Data,
     folder: Path,
     *,
-    supernet: Supernet | None,
+    source: Source | None,
     device: torch.device,
 ) -> dict[str, Any]:
     """Train one network, test it, and fill ``folder`` with weights, assignment and metrics.
 
     Args:
-        supernet: whose weights a multi-bit network starts from; None trains from scratch.
+        source: whose weights it starts from; None trains from scratch.
         folder: where an unfinished training of the same network from the same start goes on.
 
     Returns:
         What ``metrics.json`` holds.
     """
     seed = derive(settings.seed, "retraining", format_)
-    network = _start(settings, format_, data, supernet, seed).to(device)
+    network = _start(settings, format_, data, source, seed).to(device)
     recipe = settings.retraining
     guard_images = data.validation.first(recipe.guard_images)
     guarding = plain_stages(settings.threat, recipe.guard_steps)
@@ -50,7 +49,7 @@ def retrain(
         rng = generator(seed, "guard")
         return measure(freeze(network), guard_images, settings.threat, rng, guarding)
 
-    start = "scratch" if supernet is None else "supernet"
+    start = "scratch" if source is None else type(source).__name__.lower()
     checkpoint = folder / f"training-{start}.pt"
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
@@ -82,10 +81,10 @@ def retrain(
 
 
 def _start(
-    settings: Settings, format_: Format, data: Data, supernet: Supernet | None, seed: int
+    settings: Settings, format_: Format, data: Data, source: Source | None, seed: int
 ) -> Network:
-    if supernet is not None:
-        return extract(supernet, format_.widths)
+    if source is not None:
+        return source.network(format_.widths)
     with seeded(seed, "initial weights"):
         network = build_network(settings.table, format_)
     network.standardise_by(*data.statistics())

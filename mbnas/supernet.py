@@ -36,6 +36,10 @@ class Supernet(Skeleton):
             ),
         )
 
+    def network(self, assignment: Assignment) -> Network:
+        """The sub-network as :func:`extract` makes it."""
+        return extract(self, assignment)
+
 
 def extract(supernet: Supernet, assignment: Assignment) -> Network:
     """The sub-network as a plain network with tensors of its own."""

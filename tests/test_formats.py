@@ -55,10 +55,16 @@ def test_an_unknown_format_names_the_known_ones(text: str) -> None:
     assert all(known in message for known in ("float", "pactKxL", "xnor", "mbnMxN"))
 
 
-@pytest.mark.parametrize("text", ["pact0", "mbn9x1", "mbn0x3", "pact16"])
+@pytest.mark.parametrize("text", ["pact0", "mbn9x1", "mbn0x3", "pact16", "wprune0"])
 def test_widths_out_of_range_are_refused_with_the_range(text: str) -> None:
     with pytest.raises(SettingsError, match="from 1 to 8"):
         Format.parse(text, 3)
+
+
+def test_activations_of_pruned_layers_have_8_bits() -> None:
+    assert str(Format.parse("wprune4", 2)) == "wprune4x8"
+    with pytest.raises(SettingsError, match="have 8 bits"):
+        Format.parse("cprune4x4", 2)
 
 
 @every_format

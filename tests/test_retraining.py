@@ -32,12 +32,12 @@ def supernet() -> Supernet:
 
 
 def from_supernet(folder: Path, data: Data = DATA) -> dict[str, object]:
-    return retrain(SETTINGS, Format.multibit(MIXED), data, folder, supernet=supernet(), device=CPU)
+    return retrain(SETTINGS, Format.multibit(MIXED), data, folder, source=supernet(), device=CPU)
 
 
 def from_scratch(folder: Path, seed: int = 0) -> dict[str, object]:
     settings = SETTINGS.model_copy(update={"seed": seed})
-    return retrain(settings, Format.multibit(MIXED), DATA, folder, supernet=None, device=CPU)
+    return retrain(settings, Format.multibit(MIXED), DATA, folder, source=None, device=CPU)
 
 
 Retrain = Callable[[Path], dict[str, object]]
@@ -83,7 +83,7 @@ def test_from_scratch_it_starts_from_the_seed_and_the_statistics_of_the_images(
 
 def test_the_supernet_is_left_alone(tmp_path: Path) -> None:
     start = supernet()
-    retrain(SETTINGS, Format.multibit(MIXED), DATA, tmp_path, supernet=start, device=CPU)
+    retrain(SETTINGS, Format.multibit(MIXED), DATA, tmp_path, source=start, device=CPU)
     assert same(start, supernet())
     assert not same(load_network(tmp_path)[0], extract(start, MIXED))
 

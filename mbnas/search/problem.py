@@ -13,9 +13,8 @@ from mbnas.bops import bops
 from mbnas.config import Objective, Threat
 from mbnas.evaluation import measure, recalibrate, scoring_stages
 from mbnas.images import Images
-from mbnas.networks import Network, freeze
+from mbnas.networks import Network, Source, freeze
 from mbnas.randomness import generator
-from mbnas.supernet import Supernet, extract
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Problem:
-    """Scores candidates on the supernet; every random number comes from (seed, assignment)."""
+    """Scores what is taken from one source; every random number comes from (seed, assignment)."""
 
-    supernet: Supernet
+    source: Source
     calibration: Images
     validation: Images
     threat: Threat
@@ -76,12 +75,12 @@ class Problem:
     @property
     def space(self) -> Space:
         """Where candidates come from."""
-        return self.supernet.space
+        return self.source.space
 
     def to(self, device: torch.device) -> Problem:
         """The same problem on a device."""
         return Problem(
-            self.supernet.to(device),
+            self.source.to(device),
             self.calibration.to(device),
             self.validation.to(device),
             self.threat,
@@ -91,11 +90,11 @@ class Problem:
 
     def cost(self, assignment: Assignment) -> int:
         """BOPS for one image."""
-        return bops(self.supernet.backbone, assignment)
+        return bops(self.source.backbone, assignment)
 
     def candidate(self, assignment: Assignment) -> Network:
-        """The frozen sub-network, with batch-norm statistics re-estimated for it."""
-        network = freeze(extract(self.supernet, assignment))
+        """The frozen network, with batch-norm statistics re-estimated for it."""
+        network = freeze(self.source.network(assignment))
         recalibrate(network, self.calibration)
         return network
 

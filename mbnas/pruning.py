@@ -1,0 +1,135 @@
+"""Pruned baselines: how much of each layer of a float network to keep, searched under a budget.
+
+The same engines choose k of 8 weights, or input channels, for every layer within half the BOPS of
+the float network (the paper's AMC rows; He et al. 2018 let an agent choose the ratios), scored as
+candidates are everywhere: on validation images, batch-norm re-estimated. The best is fine-tuned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mbnas import data as datasets
+from mbnas import runs
+from mbnas.assignment import Assignment, Space
+from mbnas.backbones import Backbone
+from mbnas.checkpoints import load_network
+from mbnas.config import Settings, Training
+from mbnas.devices import pick_device
+from mbnas.errors import SettingsError
+from mbnas.formats import Family, Format
+from mbnas.networks import Network, build_network
+from mbnas.progress import bar
+from mbnas.randomness import derive
+from mbnas.retraining import retrain
+from mbnas.runs import Journal
+from mbnas.search.engines import engine
+from mbnas.search.executors import Executor
+from mbnas.search.problem import Problem, Trial
+from mbnas.search.runner import Session
+from mbnas.threads import suited_to
+
+Pruned = Literal[Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A float network, all prunings of which are candidates."""
+
+    dense: Network
+    family: Pruned
+
+    @property
+    def backbone(self) -> Backbone:
+        """Its table."""
+        return self.dense.backbone
+
+    @property
+    def space(self) -> Space:
+        """1 to 8 of 8 kept, activations of 8 bits."""
+        return Space(tuple(range(1, 9)), (8,), len(self.backbone.searchable))
+
+    def network(self, assignment: Assignment) -> Network:
+        """The network with what ``assignment`` keeps."""
+        pruned = build_network(self.backbone, Format(self.family, assignment))
+        pruned.load_state_dict(self.dense.state_dict())
+        return pruned.to(self.dense.mean.device)
+
+    def to(self, device: torch.device) -> Dense:
+        """The same on a device."""
+        return Dense(self.dense.to(device), self.family)
+
+
+def prune_network(
+    settings: Settings, family: Pruned, trained: Path, path: Path, executor: Executor
+) -> dict[str, Any]:
+    """Search how much of each layer to keep, fine-tune the best, measure it on test images.
+
+    Args:
+        trained: folder or file of the float network.
+        path: new folder, or one in which the same pruning goes on.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        SettingsError: if ``trained`` holds no float network.
+        DataError: if a file is missing or corrupt.
+    """
+    dense, format_, _ = load_network(trained)
+    if format_.family is not Family.FLOAT:
+        raise SettingsError(f"{str(trained)!r} holds {format_}; only float networks are pruned")
+    if (path / "metrics.json").exists():
+        metrics: dict[str, Any] = runs.read_json(path / "metrics.json")
+        return metrics
+    device, source = pick_device(settings.device), Dense(dense, family)
+    data = datasets.load(settings.data, settings.seed)
+    path.mkdir(parents=True, exist_ok=True)
+    problem = Problem(
+        source,
+        calibration=data.train.first(settings.search.recalibration_images).dense(),
+        validation=data.validation.first(settings.search.images).dense(),
+        threat=settings.threat,
+        objective=settings.search.objective,
+        seed=settings.seed,
+    )
+    with suited_to(settings):
+        trials = _searched(settings, problem, path, executor, device)
+        chosen = Format(family, max(trials, key=lambda each: _worth(each, settings)).assignment)
+        start = source.to(device)
+        return retrain(settings, chosen, data.to(device), path, source=start, device=device)
+
+
+def _searched(
+    settings: Settings, problem: Problem, path: Path, executor: Executor, device: torch.device
+) -> list[Trial]:
+    """Candidates within half of the BOPS of the dense network."""
+    space, recipe = problem.space, settings.search
+    budget = problem.cost(space.largest) / 2
+    if problem.cost(space.smallest) > budget:
+        raise SettingsError("stem and classifier alone take half the BOPS; nothing can be pruned")
+    journal = Journal(path / "trials.jsonl")
+    proposer = engine(
+        recipe, space, lambda each: problem.cost(each) <= budget, derive(problem.seed, "pruning")
+    )
+    with bar("pruning", recipe.evaluations, done=len(journal.read())) as advance:
+        session = Session(
+            proposer,
+            space.layers,
+            recipe.evaluations,
+            journal=journal,
+            early=Journal(path / "trials.early.jsonl"),
+            on_trial=lambda trial: advance(f"natural {trial.natural:.1%}"),
+        )
+        executor.run(problem, session, device)
+    return session.trials
+
+
+def _worth(trial: Trial, settings: Settings) -> float:
+    """Natural accuracy, and the robust one where that was trained for."""
+    natural = settings.retraining.training is Training.NATURAL
+    return trial.natural + (0 if natural else trial.robust)

@@ -1,0 +1,99 @@
+"""Pruned baselines: masks, their gradients, and a search that keeps to half the BOPS."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import same, tiny
+
+from mbnas import pruning
+from mbnas.assignment import Assignment, Bases
+from mbnas.backbones import Row
+from mbnas.bops import bops
+from mbnas.checkpoints import load_network
+from mbnas.errors import SettingsError
+from mbnas.formats import Family, Format
+from mbnas.layers import PrunedWeights
+from mbnas.networks import build_network
+from mbnas.pipeline import train_network
+from mbnas.pruning import Dense, prune_network
+from mbnas.randomness import seeded
+from mbnas.search.executors import Executor
+
+ROW = Row("layer", "main", 1, 8, 4, kernel=3, stride=1, size=4)
+# With 16 channels, stem and classifier are a small part of the cost.
+SETTINGS = tiny("backbone.width=16", "retraining.training=natural", "search.evaluations=10")
+INPROCESS = Executor("inprocess", workers=1)
+
+
+@pytest.mark.parametrize("kept", range(1, 9))
+def test_the_largest_weights_are_kept_and_only_they_get_a_gradient(kept: int) -> None:
+    torch.manual_seed(kept)
+    weight = torch.randn(4, 8, 3, 3, dtype=torch.float64, requires_grad=True)
+    pruned = PrunedWeights(kept, channels=False)(weight)
+    (gradient,) = torch.autograd.grad(pruned.sum(), weight)
+    alive = pruned != 0
+    assert int(alive.sum()) == weight.numel() * kept // 8
+    assert torch.equal(pruned[alive], weight[alive])
+    assert kept == 8 or weight[alive].abs().min() >= weight[~alive].abs().max()
+    assert torch.equal(gradient, alive.double())
+
+
+@pytest.mark.parametrize("kept", range(1, 9))
+def test_the_input_channels_of_greatest_norm_are_kept(kept: int) -> None:
+    torch.manual_seed(kept)
+    weight = torch.randn(4, 8, 3, 3, dtype=torch.float64)
+    pruned = PrunedWeights(kept, channels=True)(weight)
+    best = weight.abs().sum(dim=(0, 2, 3)).topk(kept).indices
+    expected = torch.zeros_like(weight)
+    expected[:, best] = weight[:, best]
+    assert torch.equal(pruned, expected)
+
+
+def test_a_candidate_shares_the_weights_and_the_cost_is_what_is_kept() -> None:
+    table = SETTINGS.table
+    layers = len(table.searchable)
+    with seeded(0):
+        dense = build_network(table, Format.parse("float", layers)).eval()
+    source = Dense(dense, Family.WEIGHT_PRUNED)
+    x = torch.rand(3, *table.image)
+    whole = source.network(source.space.largest).eval()
+    assert torch.equal(whole(x), dense(x))
+    half = Assignment((Bases(4, 8),) * layers)
+    macs = sum(row.macs for row in table.searchable)
+    assert bops(table, source.space.largest) - bops(table, half) == 32 * macs
+    assert not torch.equal(source.network(half).eval()(x), dense(x))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks") / "float"
+    train_network(SETTINGS, "float", folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", [Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED])
+def test_the_best_within_half_the_cost_is_fine_tuned(
+    tmp_path: Path, trained: Path, family: pruning.Pruned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = prune_network(SETTINGS, family, trained, tmp_path / "pruned", INPROCESS)
+    network, format_, _ = load_network(tmp_path / "pruned")
+    assert metrics["format"] == str(format_)
+    assert format_.family is family
+    dense = bops(SETTINGS.table, Assignment((Bases(8, 8),) * len(format_.widths)))
+    assert metrics["bops"] == bops(SETTINGS.table, format_.widths) <= dense / 2
+    assert metrics["start"] == "dense"
+    trials = (tmp_path / "pruned" / "trials.jsonl").read_text().splitlines()
+    assert len(trials) == SETTINGS.search.evaluations
+    before = load_network(trained)[0]
+    assert not same(network.convolutions, before.convolutions)  # fine-tuned
+    monkeypatch.setattr(pruning, "retrain", None)
+    assert prune_network(SETTINGS, family, trained, tmp_path / "pruned", INPROCESS) == metrics
+
+
+def test_only_float_networks_are_pruned(tmp_path: Path) -> None:
+    train_network(SETTINGS, "xnor", tmp_path / "xnor")
+    with pytest.raises(SettingsError, match="holds xnor; only float networks are pruned"):
+        prune_network(
+            SETTINGS, Family.WEIGHT_PRUNED, tmp_path / "xnor", tmp_path / "pruned", INPROCESS
+        )
