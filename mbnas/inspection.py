@@ -104,7 +104,9 @@ def audit_file(folder: Path, effort: Effort) -> Path:
 
 
 def siblings(folder: Path) -> list[Path]:
-    """The other retrained networks of the run that ``folder`` is a candidate of."""
+    """The other retrained networks of the run that ``folder`` is a candidate of, if of any."""
+    if folder.parent.name != "candidates":
+        return []
     files = sorted(folder.parent.glob(f"*/{NETWORK_FILE}"))
     return [file.parent for file in files if file.parent.resolve() != folder.resolve()]
 

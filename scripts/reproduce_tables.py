@@ -23,7 +23,9 @@ import bench
 
 import mbnas
 from mbnas.files import write_json
+from mbnas.formats import Family
 from mbnas.inspection import audit_file
+from mbnas.pruning import prune_network
 from mbnas.runs import read_json
 
 PAPER = Path(__file__).parent / "paper.csv"
@@ -31,6 +33,7 @@ THREATS = {
     "natural": ("threat.eps=2/255", "threat.step=0.5/255"),
     "fastat": ("threat.eps=8/255", "threat.step=2/255"),
 }
+PRUNED = {"amc-weight-pruning": "wprune", "amc-channel-pruning": "cprune"}
 PUBLISHED = ("bops_1e8", "top1", "pgd20", "pgd50")
 Row = dict[str, Any]
 
@@ -48,8 +51,15 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         *arguments.set,
     )
     settings = mbnas.load(arguments.space, changes)
-    folder = arguments.work / f"{arguments.model}-{training}-{format_}-seed{seed}"
-    metrics = mbnas.train_network(settings, format_, folder)
+    begun = f"{arguments.model}-{training}"
+    folder = arguments.work / f"{begun}-{format_}-seed{seed}"
+    if format_ in PRUNED.values():
+        dense = arguments.work / f"{begun}-float-seed{seed}"
+        mbnas.train_network(settings, "float", dense)
+        executor = mbnas.Executor("inprocess", workers=1)
+        metrics = prune_network(settings, Family(format_), dense, folder, executor)
+    else:
+        metrics = mbnas.train_network(settings, format_, folder)
     longer = folder / "pgd50.json"
     if not longer.exists():
         write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50"]))
@@ -80,9 +90,11 @@ def wanted(arguments: argparse.Namespace) -> list[Row]:
     """The rows that were asked for, each with what the paper says of it, if anything."""
     with PAPER.open() as file:
         published = {
-            (row["training"], row["format"]): {key: row[key] for key in PUBLISHED}
+            (row["training"], row["format"] or PRUNED[row["method"]]): {
+                key: row[key] for key in PUBLISHED
+            }
             for row in csv.DictReader(file)
-            if (row["model"], row["dataset"]) == (arguments.of, arguments.dataset) and row["format"]
+            if (row["model"], row["dataset"]) == (arguments.of, arguments.dataset)
         }
     nothing = dict.fromkeys(PUBLISHED, "")
     asked = product(arguments.trainings, arguments.formats) if arguments.formats else published
@@ -101,7 +113,7 @@ def side_by_side(todo: list[Callable[[], Row]], workers: int) -> list[Row]:
     import ray  # noqa: PLC0415 (heavy, and not needed for one at a time)
 
     cores = max(1, (os.cpu_count() or 1) // workers)
-    ray.init(include_dashboard=False, num_cpus=workers * cores)
+    ray.init(include_dashboard=False, num_cpus=workers * cores, ignore_reinit_error=True)
     run = ray.remote(num_cpus=cores)(lambda each: each())
     return [ray.get(each) for each in [run.remote(each) for each in todo]]
 
@@ -127,8 +139,14 @@ def main() -> None:
         parser.error(
             f"the paper has no such rows; {PAPER} lists its own, --formats asks for others"
         )
+    rows.sort(key=lambda row: row["format"] in PRUNED.values())  # these start from float ones
     todo = [functools.partial(measure, row, arguments) for row in rows]
-    found = side_by_side(todo, arguments.workers)
+    first = sum(row["format"] not in PRUNED.values() for row in rows)
+    found = [
+        each
+        for wave in (todo[:first], todo[first:])
+        for each in side_by_side(wave, arguments.workers)
+    ]
     bench.show(
         f"{arguments.model}, in brackets the paper's {arguments.of}",
         ["", "natural", "PGD-20 last", "worst case"],

@@ -33,9 +33,11 @@ def saved(folder: Path, text: str, settings: Settings = SETTINGS) -> Path:
 
 
 def test_an_audit_leaves_its_record_and_page_and_tries_the_siblings(tmp_path: Path) -> None:
-    one, other = saved(tmp_path / "one", "mbn1x1"), saved(tmp_path / "other", "mbn2x2")
+    candidates = tmp_path / "candidates"
+    one, other = saved(candidates / "one", "mbn1x1"), saved(candidates / "other", "mbn2x2")
     twin = saved(tmp_path / "elsewhere" / "twin", "float")
-    assert siblings(one) == [other]
+    saved(twin.parent / "stranger", "xnor")
+    assert (siblings(one), siblings(twin)) == ([other], [])
     found = audit_checkpoint(one, Effort.QUICK, transfer=[twin])
     assert {path.name for path in one.iterdir()} == {
         *(NETWORK_FILE, "audit-quick.json", "audit-quick.html"),
