@@ -10,6 +10,7 @@ attacks both with everyone's PGD-20. What makes the difference is taken away one
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import bench
 import torch
 from torch import Tensor, nn
 
+from mbnas import Effort, audit, freeze, load, measure, pgd, recalibrate
 from mbnas import data as datasets
-from mbnas import freeze, load, measure, pgd, recalibrate
+from mbnas.auditing import PLANS
 from mbnas.config import Recipe, Settings
 from mbnas.data import Data
 from mbnas.evaluation import plain_stages
@@ -26,6 +28,7 @@ from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, build_network
 from mbnas.randomness import generator, seeded
+from mbnas.runs import Journal
 from mbnas.training import fit, network_objective
 
 SPACE = Path("search_spaces/resnet20.yaml")
@@ -115,6 +118,27 @@ def contenders(network: Network, images: Images, settings: Settings) -> dict[str
     }
 
 
+def plainly(robust: Robust) -> Robust:
+    """The same without compiled quantizers, batch-norm on its own."""
+
+    def run() -> float:
+        with bench.plain():
+            return robust()
+
+    return run
+
+
+def audit_seconds(network: Network, data: Data, settings: Settings) -> float:
+    """How long ``mbnas audit --effort quick`` attacks a frozen network."""
+    plan = PLANS[Effort.QUICK]
+    x, y = data.test.gather(slice(plan.images))
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal")
+        audit(network, x, y, settings.threat, plan, seed=0, journal=journal)
+    return time.perf_counter() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -141,18 +165,18 @@ def main() -> None:
     for name, network in twins.items():
         trained(network, settings, data, recipe)
         recalibrate(network, data.train.first(512))
-        frozen = freeze(network) if name != "float" else network.eval().requires_grad_(False)
+        frozen = freeze(network)
         cases = contenders(frozen, images, settings)
         if name != "float":
-            merging = network.eval().requires_grad_(False)
-            cases["mbnas, merging weights in every pass"] = contenders(merging, images, settings)[
-                "mbnas"
-            ]
+            merging = contenders(network.eval().requires_grad_(False), images, settings)
+            cases["mbnas, merging weights in every pass"] = merging["mbnas"]
+            cases["mbnas, quantizers as tensor operations"] = plainly(cases["mbnas"])
         robust = {case: run() for case, run in cases.items()}
         seconds = bench.paired(cases, arguments.rounds)
         natural = measure(frozen, images, settings.threat, torch.Generator()).natural
         measured[name] = {
             "natural": natural,
+            "seconds of a quick audit": audit_seconds(frozen, data, settings),
             "cases": {
                 case: {
                     "robust": robust[case],
