@@ -80,17 +80,18 @@ def main() -> None:
     x = torch.rand(arguments.batch, *image, device=arguments.device)
     y = torch.randint(10, (arguments.batch,), device=arguments.device)
 
-    def fresh(text: str) -> Network:
+    def fresh(format_: str) -> Network:
         torch.manual_seed(0)
-        return build_network(table, Format.parse(text, len(table.searchable)))
+        return build_network(table, Format.parse(format_, len(table.searchable)))
 
     variants = {"float": (fresh("float"), bench.compiled)}
     for bases in arguments.bases:
-        variants[bases] = (fresh(bases), bench.compiled)
-        variants[f"{bases} plain"] = (fresh(bases), bench.plain)
+        format_ = f"mbn{bases}"
+        variants[bases] = (fresh(format_), bench.compiled)
+        variants[f"{bases} plain"] = (fresh(format_), bench.plain)
         if bases in arguments.expanded:
-            variants[f"{bases} expanded"] = (bench.expanded(fresh(bases)), bench.compiled)
-            variants[f"{bases} expanded plain"] = (bench.expanded(fresh(bases)), bench.plain)
+            variants[f"{bases} expanded"] = (bench.expanded(fresh(format_)), bench.compiled)
+            variants[f"{bases} expanded plain"] = (bench.expanded(fresh(format_)), bench.plain)
 
     measured: dict[str, dict[str, list[float]]] = {name: {} for name in variants}
     calls = {name: phases(network.to(x.device), x, y) for name, (network, _) in variants.items()}
