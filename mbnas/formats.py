@@ -73,8 +73,10 @@ class Format:
 
     @property
     def id(self) -> str:
-        """Short and fit for a file name: that of the assignment where there is one."""
-        return self.widths.id if self.family is Family.MBN else str(self)
+        """Short and fit for a file name; of a multi-bit network that of its assignment."""
+        if self.family is Family.MBN:
+            return self.widths.id
+        return str(self) if self.widths.is_uniform else f"{self.family}-{self.widths.id}"
 
     def __str__(self) -> str:
         if self.family in _FIXED:

@@ -27,7 +27,7 @@ from mbnas.randomness import generator
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]
 """Images, labels and a seed to adversarial images."""
-RESTARTS, STEPS, QUERIES, TARGETS = 1, 50, 1000, 3
+RESTARTS, STEPS, QUERIES, TARGETS = 1, 50, 500, 2
 
 
 class Smooth(nn.Module):

@@ -2,7 +2,8 @@
 
     python scripts/collect_run.py RUN --command "mbnas search ..."
 
-Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and candidates/*/metrics.json.
+Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and, of each candidate, metrics.json
+and audit-quick.json.
 """
 
 import argparse
@@ -12,7 +13,8 @@ from typing import Any
 
 import bench
 
-from mbnas import runs
+from mbnas import Effort, runs
+from mbnas.inspection import audit_file
 
 
 def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
     settings, manifest = folder.settings(), runs.read_json(folder.manifest_file)
     metrics = sorted(folder.path.glob("candidates/*/metrics.json"))
     rescored = {record["id"]: record for record in folder.rescored.read()}
-    started = folder.settings_file.stat().st_mtime
+    started, finished = folder.settings_file.stat().st_mtime, folder.path.glob("candidates/*/*")
     return {
         "command": command,
         "commit": commit,
@@ -31,12 +33,19 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
         "layers": settings.space.layers,
         "budget": settings.search.budget,
         "threat": settings.threat.model_dump(mode="json"),
-        "minutes": (max(each.stat().st_mtime for each in metrics) - started) / 60,
+        "minutes": (max(each.stat().st_mtime for each in finished) - started) / 60,
         "evaluations": len(folder.trials.read()),
         "scored on": settings.search.images,
         "pareto": [row | rescored[row["id"]] for row in runs.read_json(folder.pareto_file)],
-        "retrained": sorted(map(runs.read_json, metrics), key=lambda each: each["bops"]),
+        "retrained": sorted(map(retrained, metrics), key=lambda each: each["bops"]),
     }
+
+
+def retrained(metrics: Path) -> dict[str, Any]:
+    """What was measured of a retrained network, and what its quick audit came to."""
+    audit = runs.read_json(audit_file(metrics.parent, Effort.QUICK))
+    shown = {key: audit[key] for key in ("worst_case", "verdict", "images")}
+    return {**runs.read_json(metrics), "audit": shown}
 
 
 def main() -> None:

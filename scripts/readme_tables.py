@@ -46,6 +46,7 @@ def search(result: Result) -> str:
     """The Pareto set on the supernet, and its retrained members on test images."""
     layers, threat = result["layers"], result["threat"]
     test = result["retrained"][0]["test"]
+    audited = "audit" in result["retrained"][0]  # runs from before there were audits have none
     described = (
         f"`{result['command']}`: {result['minutes']:.0f} minutes ({machine(result)}). Seed "
         f"{result['seed']}, one run; eps {threat['eps']:.3g}, step {threat['step']:.3g}, "
@@ -60,6 +61,7 @@ def search(result: Result) -> str:
             percent(each["test"]["natural"]),
             spread(each["test"]["attacks"]["tanh_any"]),
             spread(each["test"]["attacks"]["ste_last"]),
+            *([worst(each["audit"])] if audited else []),
         ]
         for each in result["retrained"]
     ]
@@ -70,10 +72,12 @@ def search(result: Result) -> str:
             percent(each["natural"]),
             percent(each["robust"]),
             percent(each["pgd20_ste_last"]),
+            *([percent(each["worst_case"])] if audited else []),
         ]
         for each in result["pareto"]
     ]
     columns = ["MBOPS", "natural %", "PGD-20 %", "PGD-20, STE, last iterate %"]
+    columns += ["worst case %"] if audited else []
     return "\n\n".join(
         (
             described,
@@ -81,6 +85,13 @@ def search(result: Result) -> str:
             table(["Pareto set, supernet, validation images", *columns], front),
         )
     )
+
+
+def worst(audit: dict[str, Any]) -> str:
+    """Per-image worst case of an audit with its 95 % interval, and its verdict."""
+    low, high = audit["worst_case"]["interval"]
+    accuracy = percent(audit["worst_case"]["accuracy"])
+    return f"{accuracy} ({percent(low)}–{percent(high)}) {audit['verdict']}"
 
 
 def training(result: Result) -> str:
