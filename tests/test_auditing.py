@@ -17,7 +17,7 @@ from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS, Audit, Effort, Verdict, audit, page, withstanding
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check
-from mbnas.auditing.evidence import SQUARE, TRANSFER
+from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER
 from mbnas.config import DataSettings, Recipe, Surrogate, Threat, Training
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
@@ -144,6 +144,22 @@ def test_the_worst_case_is_the_worst_of_everything(of_honest: Audit) -> None:
         assert not (evidence.worst & ~mask).any()
     turns = [evidence.swept, *evidence.standing.values()]
     assert all(not (after & ~before).any() for before, after in pairwise(turns))
+
+
+def test_iterations_and_starts_are_doubled_until_nothing_changes(tmp_path: Path) -> None:
+    plan = replace(PLAN, doublings=6, images=48)
+    found = audit(
+        *(honest(), X[:48], Y[:48], THREAT, plan), seed=0, journal=Journal(tmp_path / "journal")
+    )
+    names = list(found.evidence.standing)
+    doublings = [name for name in names if name.startswith(DOUBLED)]
+    before, *left = (
+        int(found.evidence.standing[name].sum())
+        for name in names[names.index(doublings[0]) - 1 : names.index(doublings[-1]) + 1]
+    )
+    assert 1 <= len(doublings) < 6
+    assert left[-1] == (left[-2] if len(left) > 1 else before)
+    assert all(one > other for one, other in pairwise([before, *left[:-1]]))
 
 
 def test_another_network_for_transfer_is_tried_last(tmp_path: Path) -> None:

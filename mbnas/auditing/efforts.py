@@ -25,7 +25,7 @@ class Plan:
             else each loss through the smooth surrogate and cross-entropy through each.
         apgd: iterations of APGD; targets: wrong classes that APGD-T goes for, 0 for none.
         queries: of Square.
-        doublings: how often iterations and restarts are doubled at most.
+        doublings: how often iterations and restarts are doubled, if that goes on to find anything.
         noises: random perturbations of each image.
         curve_images: images behind the curves over eps and over iterations.
         autoattack: whether the reference implementation of AutoAttack is run, if installed.
@@ -55,7 +55,7 @@ PLANS = {
         apgd=20,
         targets=0,
         queries=200,
-        doublings=2,
+        doublings=1,
         noises=5,
         curve_images=64,
         autoattack=False,

@@ -75,9 +75,12 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     swept = torch.cat([masks.view(-1, len(natural)) for masks in alone]).all(dim=0)
     further = _attacks(case, plan, sources, strongest)
     standing: dict[str, Tensor] = {}
-    left = swept
+    left, settled = swept, False
     for name, (attack, model) in further.items():
-        left = ledger.mask(name, partial(case.standing, attack, model, left))
+        if settled and name.startswith(DOUBLED):
+            continue
+        before, left = left, ledger.mask(name, partial(case.standing, attack, model, left))
+        settled = name.startswith(DOUBLED) and torch.equal(before, left)
         standing[name] = left
     few = case.first(plan.curve_images)
     return Evidence(
