@@ -32,10 +32,9 @@ from mbnas.randomness import derive, generator, seeded
 from mbnas.report import WorstCases, agreement, write_pareto
 from mbnas.retraining import retrain
 from mbnas.runs import RunFolder
-from mbnas.search.engines import engine
 from mbnas.search.executors import Executor
+from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
-from mbnas.search.runner import Session
 from mbnas.supernet import Supernet, extract
 from mbnas.threads import one_thread_each, suited_to
 from mbnas.training import fit, supernet_objective
@@ -245,24 +244,22 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
     evaluations = max(settings.evaluations, uniforms)
     if evaluations > settings.evaluations:
         log.info("evaluating %d candidates, all uniform assignments among them", evaluations)
-    seed = derive(run.settings.seed, "search")
-    proposer = engine(settings, space, lambda each: problem.cost(each) <= budget, seed)
-    with bar("search", evaluations, done=len(folder.trials.read())) as advance:
-        session = Session(
-            proposer,
-            space.layers,
-            evaluations,
-            journal=folder.trials,
-            early=folder.early_trials,
-            on_trial=lambda trial: advance(
-                f"natural {trial.natural:.1%} robust {trial.robust:.1%}"
-            ),
-        )
-        executor.run(problem, session, run.device)
-    if len(session.trials) < evaluations:
+    trials = searched(
+        problem,
+        settings,
+        budget=budget,
+        evaluations=evaluations,
+        seed=derive(run.settings.seed, "search"),
+        journal=folder.trials,
+        early=folder.early_trials,
+        executor=executor,
+        device=run.device,
+        title="search",
+    )
+    if len(trials) < evaluations:
         log.info("the space holds no more candidates within the budget")
-    log.info("search: %d candidates evaluated", len(session.trials))
-    return session.trials
+    log.info("search: %d candidates evaluated", len(trials))
+    return trials
 
 
 def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) -> WorstCases:

@@ -23,14 +23,12 @@ from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
 from mbnas.formats import Family, Format
 from mbnas.networks import Network, build_network
-from mbnas.progress import bar
 from mbnas.randomness import derive
 from mbnas.retraining import retrain
 from mbnas.runs import Journal
-from mbnas.search.engines import engine
 from mbnas.search.executors import Executor
+from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
-from mbnas.search.runner import Session
 from mbnas.threads import suited_to
 
 Pruned = Literal[Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED]
@@ -108,25 +106,22 @@ def _searched(
     settings: Settings, problem: Problem, path: Path, executor: Executor, device: torch.device
 ) -> list[Trial]:
     """Candidates within half of the BOPS of the dense network."""
-    space, recipe = problem.space, settings.search
+    space = problem.space
     budget = problem.cost(space.largest) / 2
     if problem.cost(space.smallest) > budget:
         raise SettingsError("stem and classifier alone take half the BOPS; nothing can be pruned")
-    journal = Journal(path / "trials.jsonl")
-    proposer = engine(
-        recipe, space, lambda each: problem.cost(each) <= budget, derive(problem.seed, "pruning")
+    return searched(
+        problem,
+        settings.search,
+        budget=budget,
+        evaluations=settings.search.evaluations,
+        seed=derive(problem.seed, "pruning"),
+        journal=Journal(path / "trials.jsonl"),
+        early=Journal(path / "trials.early.jsonl"),
+        executor=executor,
+        device=device,
+        title="pruning",
     )
-    with bar("pruning", recipe.evaluations, done=len(journal.read())) as advance:
-        session = Session(
-            proposer,
-            space.layers,
-            recipe.evaluations,
-            journal=journal,
-            early=Journal(path / "trials.early.jsonl"),
-            on_trial=lambda trial: advance(f"natural {trial.natural:.1%}"),
-        )
-        executor.run(problem, session, device)
-    return session.trials
 
 
 def _worth(trial: Trial, settings: Settings) -> float:
