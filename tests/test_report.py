@@ -55,6 +55,7 @@ def metrics(settings: Settings, trial: Trial) -> Metrics:
     return {
         "id": trial.id,
         "assignment": str(trial.assignment),
+        "format": f"mbn{trial.assignment}",
         "bops": trial.bops,
         "test": {
             "natural": 1.0,
