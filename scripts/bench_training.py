@@ -3,7 +3,8 @@
     python scripts/bench_training.py --backbone resnet20 --batch 128 --rounds 7
 
 For each MxN: the merged convolution with compiled quantizers (what mbnas runs), the same with
-plain tensor operations, and, where asked for, the expanded form with M x N convolutions. Cases
+plain tensor operations, and, where asked for, the expanded form with M x N convolutions, and the
+convolutions of training steps in bfloat16 (attacks and evaluation never use it). Cases
 take turns within a round, and each figure is the ratio to the float network of the same round.
 Also: peak memory of a training step, and where the time of one goes.
 """
@@ -18,9 +19,10 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from mbnas import backbones, fgsm, pgd
-from mbnas.config import Surrogate
+from mbnas.config import Precision, Surrogate
 from mbnas.formats import Format
 from mbnas.networks import Network, build_network
+from mbnas.precision import autocast, has_bfloat16
 from mbnas.training import without_gradients
 
 EPS, FASTAT_STEP, PGD_STEP = 8 / 255, 10 / 255, 2 / 255
@@ -28,7 +30,9 @@ IMAGES = {"resnet20": (3, 32, 32), "resnet18": (3, 224, 224)}
 WIDTHS = {"resnet20": 16, "resnet18": 64}
 
 
-def phases(network: Network, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
+def phases(
+    network: Network, x: torch.Tensor, y: torch.Tensor, precision: Precision
+) -> dict[str, Callable[[], object]]:
     """One call each of what a run spends its time on."""
     optimizer = torch.optim.Adam(network.parameters())
     rng = torch.Generator()
@@ -37,21 +41,24 @@ def phases(network: Network, x: torch.Tensor, y: torch.Tensor) -> dict[str, Call
         logits: torch.Tensor = network(images, Surrogate.TANH)
         return logits
 
+    def learn(images: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        with autocast(precision, x.device):
+            logits = network(images)
+        F.cross_entropy(logits, y).backward()
+        optimizer.step()
+
     def forward() -> None:
         with torch.no_grad():
             network(x)
 
     def train() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(network(x), y).backward()
-        optimizer.step()
+        learn(x)
 
     def fastat() -> None:
-        optimizer.zero_grad()
         with without_gradients(network):
             perturbed = fgsm(smooth, x, y, eps=EPS, step=FASTAT_STEP, generator=rng)
-        F.cross_entropy(network(perturbed), y).backward()
-        optimizer.step()
+        learn(perturbed)
 
     def attack() -> None:
         with without_gradients(network):
@@ -62,6 +69,22 @@ def phases(network: Network, x: torch.Tensor, y: torch.Tensor) -> dict[str, Call
     return {"forward": forward, "training step": train, "FastAT step": fastat, "PGD step": attack}
 
 
+def show_profile(name: str, step: Callable[[], object], device: torch.device) -> None:
+    """Where a training step spends its time."""
+    activities = [ProfilerActivity.CPU]
+    if device.type != "cpu":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as record:
+        step()
+    rows = sorted(record.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    bench.show(
+        f"where a training step of {name} spends its time",
+        ["operation", "%"],
+        [[row.key, f"{100 * row.self_cpu_time_total / total:.1f}"] for row in rows[:8]],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", choices=sorted(IMAGES), default="resnet20")
@@ -70,6 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--bases", nargs="+", default=["1x1", "3x1", "1x3", "3x3", "5x5", "7x7"])
     parser.add_argument("--expanded", nargs="*", default=["3x3"], help="also in expanded form")
+    parser.add_argument("--bfloat16", nargs="*", default=["float", "3x3"], help="also in it")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--profile", metavar="MxN", default="3x3")
     arguments = parser.parse_args()
@@ -93,8 +117,16 @@ def main() -> None:
             variants[f"{bases} expanded"] = (bench.expanded(fresh(format_)), bench.compiled)
             variants[f"{bases} expanded plain"] = (bench.expanded(fresh(format_)), bench.plain)
 
+    calls = {
+        name: phases(network.to(x.device), x, y, Precision.FLOAT32)
+        for name, (network, _) in variants.items()
+    }
+    for format_ in arguments.bfloat16 if has_bfloat16(x.device) else []:
+        name = f"{format_} bfloat16"
+        variants[name] = (fresh(format_ if format_ == "float" else f"mbn{format_}"), bench.compiled)
+        calls[name] = phases(variants[name][0].to(x.device), x, y, Precision.BFLOAT16)
+
     measured: dict[str, dict[str, list[float]]] = {name: {} for name in variants}
-    calls = {name: phases(network.to(x.device), x, y) for name, (network, _) in variants.items()}
     for phase in calls["float"]:
 
         def within(name: str, phase: str = phase) -> Callable[[], None]:
@@ -133,18 +165,7 @@ def main() -> None:
     name = f"training-{arguments.backbone}-{torch.device(arguments.device).type}"
     print(bench.keep(name, measured))
 
-    activities = [ProfilerActivity.CPU]
-    if arguments.device != "cpu":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as record:
-        calls[arguments.profile]["training step"]()
-    rows = sorted(record.key_averages(), key=lambda row: -row.self_cpu_time_total)
-    total = sum(row.self_cpu_time_total for row in rows)
-    bench.show(
-        f"where a training step of {arguments.profile} spends its time",
-        ["operation", "%"],
-        [[row.key, f"{100 * row.self_cpu_time_total / total:.1f}"] for row in rows[:8]],
-    )
+    show_profile(arguments.profile, calls[arguments.profile]["training step"], x.device)
 
 
 if __name__ == "__main__":
