@@ -69,22 +69,26 @@ class Case:
 
     def natural(self) -> Tensor:
         """Without an attack."""
-        return self._correct(self.x)
+        return torch.cat([self._correct(x, y) for x, y in self._batches()])
 
-    def noise(self, draws: int) -> Tensor:
-        """Under every one of ``draws`` uniform perturbations."""
+    def noise(self, draws: int, before: Tensor) -> Tensor:
+        """Under every one of ``draws`` uniform perturbations, of those that stood ``before``."""
         rng = self.rng("noise")
-        masks = [self._correct(uniform_start(self.x, self.threat.eps, rng)) for _ in range(draws)]
-        return torch.stack(masks).all(dim=0)
+
+        def perturb(_: Model, x: Tensor, __: Tensor) -> Tensor:
+            return uniform_start(x, self.threat.eps, rng)
+
+        left = before
+        for _ in range(draws):
+            left = self.standing(perturb, self.through(Surrogate.STE), left)
+        return left
 
     def standing(self, attack: Attack, model: Model, before: Tensor) -> Tensor:
         """After ``attack`` through ``model``, of those that stood ``before``."""
         after = before.to(self.x.device).clone()
         for indices in torch.split(after.nonzero()[:, 0], BATCH):
             x, y = self.x[indices], self.y[indices]
-            adversarial = attack(model, x, y)
-            with torch.no_grad():
-                after[indices] = self.network(adversarial, Surrogate.STE).argmax(dim=1) == y
+            after[indices] = self._correct(attack(model, x, y), y)
         return after
 
     def by_the_paper(self, steps: int, run: int) -> Tensor:
@@ -126,6 +130,5 @@ class Case:
         return zip(torch.split(self.x, BATCH), torch.split(self.y, BATCH), strict=True)
 
     @torch.no_grad()
-    def _correct(self, x: Tensor) -> Tensor:
-        logits = [self.network(each, Surrogate.STE) for each in torch.split(x, BATCH)]
-        return torch.cat(logits).argmax(dim=1) == self.y
+    def _correct(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.network(x, Surrogate.STE).argmax(dim=1) == y

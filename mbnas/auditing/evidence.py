@@ -31,11 +31,12 @@ class Evidence:
         natural: without an attack.
         last, every: by the paper's PGD, at the last and at every iterate; iterations -> (runs, n).
         scored: under the attack that search scores candidates with.
-        sweep: under each attack of the sweep on its own, ``<loss>, <surrogate>``.
+        sweep: of these, under each attack of the sweep, ``<loss>, <surrogate>``; each begins with
+            all of them.
         strongest: which of the sweep left the fewest.
         swept: under all of the above.
         standing: after each further attack in turn, of those that stood before.
-        noise: under every random perturbation.
+        noise: of the natural ones, under every random perturbation.
         radii: eps -> fraction standing under the strongest attack.
         rises: surrogate -> mean loss at each iterate.
         zero_gradients: surrogate -> fraction of images whose loss has no gradient at all.
@@ -67,7 +68,7 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
         sources: networks whose adversarial images are tried on this one.
     """
     natural = ledger.mask("natural", case.natural)
-    noise = ledger.mask("noise", lambda: case.noise(plan.noises))
+    noise = ledger.mask("noise", partial(case.noise, plan.noises, natural))
     last, every = _by_the_paper(case, plan, ledger)
     scored, sweep = _swept(case, plan, ledger, natural)
     strongest = min(sweep, key=lambda pair: int(sweep[pair].sum()))
@@ -144,15 +145,17 @@ def _by_the_paper(
 def _swept(
     case: Case, plan: Plan, ledger: Ledger, natural: Tensor
 ) -> tuple[Tensor, dict[Pair, Tensor]]:
-    """Under the attack of the search, and under each of the sweep; each on its own."""
-    own = case.threat.surrogate
+    """Under the attack of the search, and what each of the sweep leaves of that."""
+    own = ("cross-entropy", case.threat.surrogate)
 
-    def alone(name: str, pair: Pair, steps: int) -> Tensor:
+    def left(name: str, pair: Pair, steps: int, before: Tensor) -> Tensor:
         attack, model = case.pgd(*pair, steps), case.through(pair[1])
-        return ledger.mask(name, partial(case.standing, attack, model, natural))
+        return ledger.mask(name, partial(case.standing, attack, model, before))
 
-    scored = alone("the attack of the search", ("cross-entropy", own), case.threat.steps)
-    return scored, {pair: alone(_named(pair), pair, plan.sweep) for pair in _pairs(plan)}
+    scored = left("the attack of the search", own, case.threat.steps, natural)
+    others = (pair for pair in _pairs(plan) if pair != own)
+    swept = {pair: left(_named(pair), pair, plan.sweep, scored) for pair in others}
+    return scored, {own: scored} | swept
 
 
 def _attacks(

@@ -100,7 +100,7 @@ def figure(audit: Audit) -> go.Figure:
         rows=2,
         cols=2,
         subplot_titles=(
-            "each attack of the sweep on its own",
+            "what each attack of the sweep leaves",
             "what stands after each further attack",
             f"over eps, by the strongest attack ({evidence.strongest})",
             "mean loss over iterations",
