@@ -3,8 +3,8 @@
     python scripts/study_surrogates.py --data CIFAR_FOLDER --work FOLDER
 
 Trains ResNet-8 on 16x16 CIFAR-10, naturally and by FastAT, whose perturbations are made through the
-straight-through estimator (``ste``) or through tanh, for several formats and seeds; then attacks
-each network with the paper's PGD-20, with stronger attacks, and with Square, which needs no
+straight-through estimator (``ste``) or another surrogate, for several formats and seeds; then
+attacks each network with the paper's PGD-20, with stronger attacks, and with Square, which needs no
 gradient. Each network is that of the last epoch: choosing the best would hide a collapse.
 Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
 """
@@ -125,8 +125,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--formats", nargs="+", default=FORMATS)
-    parser.add_argument("--trainings", nargs="+", default=TRAININGS, choices=TRAININGS)
+    parser.add_argument(
+        "--trainings", nargs="+", default=TRAININGS, choices=["natural", *Surrogate]
+    )
     parser.add_argument("--name", default="surrogates", help="of the result")
+    parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--train-images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
@@ -137,8 +140,8 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     changes = (
         f"data.root={arguments.data}",
-        "data.image_size=16",
-        "data.shift=2",
+        f"data.image_size={arguments.image_size}",
+        f"data.shift={arguments.image_size // 8}",
         f"data.train_images={arguments.train_images}",
         f"retraining.epochs={arguments.epochs}",
         "retraining.learning_rate=0.01",
@@ -148,8 +151,8 @@ def main() -> None:
     x, y = data.test.gather(slice(arguments.images))
     found: dict[str, list[Row]] = {}
     for seed, training, format_ in product(arguments.seeds, arguments.trainings, arguments.formats):
-        if (format_, training) == ("float", "ste"):
-            continue  # nothing in a float network needs a surrogate
+        if format_ == "float" and training not in ("natural", Surrogate.TANH):
+            continue  # nothing in a float network needs a surrogate: once is enough
         file = arguments.work / f"{training}-{format_}-seed{seed}.safetensors"
         if not file.exists():
             train(settings, data, format_, training, seed, file)
