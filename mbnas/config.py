@@ -167,7 +167,7 @@ class Threat(_Frozen):
     eps: Distance
     step: Distance
     steps: PositiveInt = 20
-    surrogate: Surrogate = Surrogate.TANH
+    surrogate: Surrogate = Surrogate.POLYNOMIAL
 
 
 class Recipe(_Frozen):

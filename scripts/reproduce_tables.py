@@ -5,7 +5,8 @@
 Any selection of rows, at full scale or scaled down by --set (see mbnas search --help for the form
 of changes). Natural training is attacked with eps 2/255 and steps of 0.5/255, FastAT with 8/255 and
 2/255, as in the paper: PGD-20 and PGD-50 through the straight-through estimator, five runs, counted
-by the last and by any iterate; then a quick audit. Interrupted, it goes on where it stopped.
+by the last and by any iterate; then a quick audit. FastAT makes its perturbations through the
+surrogate of the space; fixed point has PACT's own. Interrupted, it goes on where it stopped.
 ``--workers`` rows run side by side through Ray.
 """
 
@@ -48,6 +49,7 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         f"seed={seed}",
         f"retraining.training={training}",
         *THREATS[training],
+        *(("threat.surrogate=ste",) if format_.startswith("pact") else ()),
         *arguments.set,
     )
     settings = mbnas.load(arguments.space, changes)

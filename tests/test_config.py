@@ -50,7 +50,7 @@ def test_a_space_is_read(space: Path) -> None:
     assert settings.name == "tiny"
     assert settings.threat.eps == 8 / 255
     assert settings.supernet.step == 10 / 255
-    assert settings.threat.surrogate is Surrogate.TANH
+    assert settings.threat.surrogate is Surrogate.POLYNOMIAL
     assert settings.data.image == (1, 8, 8)
     assert settings.data.classes == 10
     assert settings.table.name == "resnet8"

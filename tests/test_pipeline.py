@@ -125,7 +125,7 @@ def test_no_candidate_is_better_under_attack_than_without(outcome: Outcome) -> N
         assert 0 <= trial.robust <= trial.natural <= 1
     for metrics in outcome.retrained:
         assert 0 <= metrics["test"]["attacks"]["ste_any"]["mean"] <= 1
-        assert metrics["test"]["pgd20"] == metrics["test"]["attacks"]["tanh_any"]
+        assert metrics["test"]["pgd20"] == metrics["test"]["attacks"]["polynomial_any"]
 
 
 def test_a_score_can_be_computed_again_from_what_is_on_disk(outcome: Outcome) -> None:
