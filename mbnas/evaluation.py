@@ -161,8 +161,8 @@ def _mean_loss(total: float, count: int) -> float | None:
 
 
 def reported(threat: Threat) -> tuple[Surrogate, ...]:
-    """Through which surrogates a network is attacked: the smooth one, the paper's, its own."""
-    return tuple(dict.fromkeys((Surrogate.TANH, Surrogate.STE, threat.surrogate)))
+    """Through which surrogates a network is attacked: that of its threat model, and the paper's."""
+    return tuple(dict.fromkeys((threat.surrogate, Surrogate.STE)))
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def phases(
     optimizer = torch.optim.Adam(network.parameters())
     rng = torch.Generator()
 
-    def smooth(images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network(images, Surrogate.TANH)
+    def steered(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network(images, Surrogate.POLYNOMIAL)
         return logits
 
     def learn(images: torch.Tensor) -> None:
@@ -57,13 +57,20 @@ def phases(
 
     def fastat() -> None:
         with without_gradients(network):
-            perturbed = fgsm(smooth, x, y, eps=EPS, step=FASTAT_STEP, generator=rng)
+            perturbed = fgsm(steered, x, y, eps=EPS, step=FASTAT_STEP, generator=rng)
         learn(perturbed)
 
     def attack() -> None:
         with without_gradients(network):
             pgd(
-                smooth, x, y, eps=EPS, step=PGD_STEP, steps=1, generator=rng, stop_when_broken=False
+                steered,
+                x,
+                y,
+                eps=EPS,
+                step=PGD_STEP,
+                steps=1,
+                generator=rng,
+                stop_when_broken=False,
             )
 
     return {"forward": forward, "training step": train, "FastAT step": fastat, "PGD step": attack}

@@ -4,8 +4,8 @@
     python scripts/check_attacks.py NETWORK [NETWORK ...] --data CIFAR_FOLDER
 
 Each network is one of ``mbnas train``. PGD-20 (last iterate) is compared with torchattacks, APGD on
-cross-entropy, targeted APGD and Square with pyautoattack, all through the tanh surrogate and on the
-same test images. Starts are random everywhere, hence several runs.
+cross-entropy, targeted APGD and Square with pyautoattack, all through the polynomial surrogate and
+on the same test images. Starts are random everywhere, hence several runs.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Smooth(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, classes)."""
-        logits: Tensor = self.network(x, Surrogate.TANH)
+        logits: Tensor = self.network(x, Surrogate.POLYNOMIAL)
         return logits
 
 

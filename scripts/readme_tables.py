@@ -59,7 +59,7 @@ def search(result: Result) -> str:
             short(Assignment.parse(each["assignment"], layers)),
             f"{each['bops'] / 1e6:.2f}",
             percent(each["test"]["natural"]),
-            spread(each["test"]["attacks"]["tanh_any"]),
+            spread(each["test"]["pgd20"]),
             spread(each["test"]["attacks"]["ste_last"]),
             *([worst(each["audit"])] if audited else []),
         ]

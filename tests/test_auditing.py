@@ -214,7 +214,7 @@ def test_pgd_of_the_paper_counts_both_iterates() -> None:
 def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides() -> None:
     case = Case(honest(), X, Y, THREAT, 0)
     left = withstanding(case, 100)
-    for loss, surrogate in (("margin", Surrogate.TANH), ("cross-entropy", Surrogate.STE)):
+    for loss, surrogate in (("margin", THREAT.surrogate), ("cross-entropy", Surrogate.STE)):
         alone = case.standing(
             case.pgd(loss, surrogate, 10), case.through(surrogate), case.natural()
         )

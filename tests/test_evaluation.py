@@ -221,11 +221,11 @@ def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
     scores = evaluation.test(masked, images, reporting(surrogate), seed=0)
     assert (scores.natural, scores.images) == (8 / 12, 12)
     assert (scores.attacked, scores.runs) == (8, 3)
+    through_tanh = {"tanh_any": Spread(0, 0), "tanh_last": Spread(0, 0)}
     assert scores.attacks == {
         "ste_any": Spread(1, 0),
         "ste_last": Spread(1, 0),
-        "tanh_any": Spread(0, 0),
-        "tanh_last": Spread(0, 0),
+        **(through_tanh if surrogate is Surrogate.TANH else {}),
     }
     assert scores.pgd20 == scores.attacks[f"{surrogate}_any"]
 
@@ -305,10 +305,10 @@ def test_recalibration_changes_nothing_but_statistics() -> None:
 
 
 @pytest.mark.parametrize("surrogate", list(Surrogate))
-def test_a_network_is_attacked_through_the_surrogate_of_its_threat_model_too(
+def test_a_network_is_attacked_through_the_surrogate_of_its_threat_model_and_the_papers(
     surrogate: Surrogate,
 ) -> None:
-    expected = {Surrogate.TANH, Surrogate.STE, surrogate}
+    expected = {Surrogate.STE, surrogate}
     found = evaluation.reported(reporting(surrogate).threat)
     assert len(found) == len(expected)
     assert set(found) == expected

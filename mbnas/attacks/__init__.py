@@ -1,7 +1,7 @@
 """Attacks on images in [0, 1] as small pure functions: ``attack(model, x, y, ...) -> x_adv``.
 
 ``model`` maps images (B, C, H, W) to logits (B, classes); which surrogate its gradient takes is
-bound by the caller, e.g. ``lambda x: network(x, Surrogate.TANH)``. Images that are broken leave the
+bound by the caller, e.g. ``lambda x: network(x, Surrogate.STE)``. Images that are broken leave the
 batch, and no attack takes gradients of parameters.
 """
 

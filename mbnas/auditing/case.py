@@ -27,6 +27,11 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+def through(network: Steered, surrogate: Surrogate) -> Model:
+    """``network`` as attacks through ``surrogate`` see it."""
+    return lambda x: network(x, surrogate)
+
+
 @dataclass(frozen=True)
 class Case:
     """Masks are (n,) of bool: which of the n images are classified correctly.
@@ -47,7 +52,7 @@ class Case:
 
     def through(self, surrogate: Surrogate) -> Model:
         """The network as attacks through ``surrogate`` see it."""
-        return lambda x: self.network(x, surrogate)
+        return through(self.network, surrogate)
 
     def rng(self, *purpose: object) -> torch.Generator:
         """Random numbers of one attack."""

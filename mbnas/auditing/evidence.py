@@ -12,7 +12,7 @@ from torch import Tensor
 from mbnas import losses
 from mbnas.attacks import Attack, Model, apgd, apgd_targeted, restarted, square
 from mbnas.auditing import autoattack
-from mbnas.auditing.case import LOSSES, Case, Steered
+from mbnas.auditing.case import LOSSES, Case, Steered, through
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.ledger import Ledger
 from mbnas.config import Surrogate
@@ -116,7 +116,7 @@ def count(plan: Plan, sources: int) -> int:
     return (
         3
         + len(plan.paper) * plan.runs
-        + len(_pairs(plan))
+        + len(_pairs(plan, Surrogate.STE))
         + 3
         + bool(plan.targets)
         + plan.doublings
@@ -153,7 +153,7 @@ def _swept(
         return ledger.mask(name, partial(case.standing, attack, model, before))
 
     scored = left("the attack of the search", own, case.threat.steps, natural)
-    others = (pair for pair in _pairs(plan) if pair != own)
+    others = (pair for pair in _pairs(plan, own[1]) if pair != own)
     swept = {pair: left(_named(pair), pair, plan.sweep, scored) for pair in others}
     return scored, {own: scored} | swept
 
@@ -189,11 +189,9 @@ def _attacks(
     if plan.autoattack and autoattack.available():
         attacks[AUTOATTACK] = partial(autoattack.standard, eps=eps, seed=case.seed)
     white_box = {name: (attack, steered) for name, attack in attacks.items()}
+    own = case.threat.surrogate
     transfer = {
-        f"{TRANSFER}{name}": (
-            case.pgd("cross-entropy", Surrogate.TANH, plan.sweep),
-            _smooth(source),
-        )
+        f"{TRANSFER}{name}": (case.pgd("cross-entropy", own, plan.sweep), through(source, own))
         for name, source in sources.items()
     }
     return white_box | transfer
@@ -215,21 +213,17 @@ def _radii(
     return reached
 
 
-def _pairs(plan: Plan) -> list[Pair]:
-    """Every loss through every surrogate, or each with a fixed partner."""
+def _pairs(plan: Plan, own: Surrogate) -> list[Pair]:
+    """Every loss through every surrogate, or each through ``own`` and cross-entropy through all."""
     if plan.every_pair:
         return [(loss, surrogate) for loss in LOSSES for surrogate in Surrogate]
-    smooth = [(loss, Surrogate.TANH) for loss in LOSSES]
-    return smooth + [("cross-entropy", each) for each in Surrogate if each is not Surrogate.TANH]
+    through_own = [(loss, own) for loss in LOSSES]
+    return through_own + [("cross-entropy", each) for each in Surrogate if each is not own]
 
 
 def _shown(strongest: Pair) -> tuple[Surrogate, ...]:
     """The surrogates of the curves: the paper's, and that of the strongest attack."""
     return tuple(dict.fromkeys((Surrogate.STE, strongest[1])))
-
-
-def _smooth(network: Steered) -> Model:
-    return lambda x: network(x, Surrogate.TANH)
 
 
 def _named(pair: Pair) -> str:
