@@ -31,7 +31,12 @@ from mbnas.layers import QuantizedConv2d, convolution
 from mbnas.randomness import seeded
 
 ROW = Row("layer", "main", 1, 16, 16, kernel=3, stride=1, size=8)
-LOOKS = (("input", Surrogate.STE), ("input", Surrogate.TANH), ("weights", Surrogate.STE))
+LOOKS = (
+    ("input", Surrogate.STE),
+    ("input", Surrogate.TANH),
+    ("input", Surrogate.POLYNOMIAL),
+    ("weights", Surrogate.STE),
+)
 SERIES = {
     "float": lambda _: (Family.FLOAT, Bases(8, 8)),
     "PACT, k bits": lambda k: (Family.PACT, Bases(k, k)),
