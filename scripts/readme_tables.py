@@ -244,18 +244,25 @@ def study(result: Result) -> str:
 
 
 def gap(result: Result) -> str:
-    """Error of the gradient, bases or bits from left to right."""
+    """Error of the gradient over the longest step, bases or bits from left to right."""
     measured = result["measured"]
     widths = range(1, 1 + max(map(len, measured["error"].values())))
     described = (
         f"`{result['command']}` ({machine(result)}): root mean square over {measured['trials']} "
         f"directions, mean of {measured['seeds']} seeds."
     )
+    split = {tuple(name.rsplit(", ", 3)): each for name, each in measured["error"].items()}
+    longest = max(h for _, _, h, _ in split)
     rows = [
-        [name, *(f"{each:.2f}" for each in values), *[""] * (len(widths) - len(values))]
-        for name, values in measured["error"].items()
+        [
+            f"{format_}, along its {along}, {surrogate}",
+            *(f"{each:.2f}" for each in values),
+            *[""] * (len(widths) - len(values)),
+        ]
+        for (format_, along, h, surrogate), values in split.items()
+        if h == longest
     ]
-    header = ["format, along, step of the deviation, surrogate", *(f"k = {k}" for k in widths)]
+    header = ["", *(f"k = {k}" for k in widths)]
     return f"{described}\n\n{table(header, rows)}"
 
 
