@@ -47,7 +47,9 @@ def write_pareto(
 
 
 def agreement(front: Sequence[Trial], worst_cases: WorstCases) -> float | None:
-    """Kendall's tau between search scores and worst cases; None where either is constant."""
+    """Kendall's tau between search scores and worst cases; None where there is nothing to rank."""
+    if len(front) < 2:
+        return None
     scores = [trial.robust for trial in front]
     tau = kendalltau(scores, [worst_cases[trial.id] for trial in front]).statistic
     return None if math.isnan(tau) else float(tau)

@@ -21,6 +21,7 @@ from mbnas.bops import bops, itemise
 from mbnas.config import Settings, Surrogate
 from mbnas.report import (
     Metrics,
+    agreement,
     attack_table,
     cost_table,
     pareto_figure,
@@ -212,3 +213,14 @@ def test_the_space_table_says_which_uniform_networks_are_affordable(file: Path) 
     assert verdicts == ["yes" if each <= budget else "no" for each in costs]
     assert names[0].endswith("(smallest)")
     assert names[-1].endswith("(largest)")
+
+
+def test_the_ranking_is_compared_where_there_is_one() -> None:
+    front = sorted(trials(SETTINGS), key=lambda trial: trial.robust)
+    rising = {trial.id: place / 10 for place, trial in enumerate(front)}
+    swapped = rising | {front[0].id: 0.1, front[1].id: 0.0}
+    pairs = len(front) * (len(front) - 1) // 2
+    assert agreement(front, rising) == pytest.approx(1)
+    assert agreement(front, swapped) == pytest.approx(1 - 2 / pairs)
+    assert agreement(front, dict.fromkeys(rising, 0.5)) is None
+    assert agreement(front[:1], rising) is None
