@@ -191,8 +191,8 @@ def paper(result: Result) -> str:
     described = (
         f"`{result['command']}` ({machine(result)}). Seeds {', '.join(map(str, seeds))}; natural "
         f"accuracy on {first['images']} test images, PGD through the straight-through estimator on "
-        f"{first['attacked']}, mean of {first['runs']} runs, worst case of the quick audit on "
-        f"{first['audited']}."
+        f"the first {first['attacked']}, mean of {first['runs']} runs; the quick audit's worst "
+        f"case and its one run of PGD-20 on the first {first['audited']}."
     )
     parts = [described]
     for training in dict.fromkeys(each["training"] for each in measured):
@@ -209,12 +209,14 @@ def paper(result: Result) -> str:
                         over_seeds([each[attack]["mean"] for each in equal])
                         for attack in ("pgd20 last", "pgd20 any", "pgd50 last")
                     ),
+                    over_seeds([each["audited pgd20 last"] for each in equal]),
                     over_seeds([each["worst case"]["accuracy"] for each in equal]),
                     *(equal[0]["paper"][figure] or "–" for figure in ("top1", "pgd20")),
                 ]
             )
-        columns = ["MBOPS", "natural", "PGD-20 last", "PGD-20 any", "PGD-50 last", "worst case"]
-        parts.append(table([training, *columns, "paper: natural", "paper: PGD-20"], rows))
+        columns = ["MBOPS", "natural", "PGD-20 last", "PGD-20 any", "PGD-50 last"]
+        columns += ["audit: PGD-20 last", "audit: worst case", "paper: natural", "paper: PGD-20"]
+        parts.append(table([training, *columns], rows))
     return "\n\n".join(parts)
 
 

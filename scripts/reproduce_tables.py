@@ -81,6 +81,7 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         "pgd20 any": pgd20["ste_any"],
         "pgd50 last": pgd50["ste_last"],
         "pgd50 any": pgd50["ste_any"],
+        "audited pgd20 last": audit["paper"]["PGD-20"]["last iterate"]["mean"],
         "worst case": audit["worst_case"],
         "audited": audit["images"],
         "verdict": audit["verdict"],
