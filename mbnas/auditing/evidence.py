@@ -16,6 +16,7 @@ from mbnas.auditing.case import LOSSES, Case, Steered, through
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.ledger import Ledger
 from mbnas.config import Surrogate
+from mbnas.evaluation import another
 
 RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows
 DOUBLED, SQUARE, AUTOATTACK, TRANSFER = "PGD, ", "Square, ", "AutoAttack", "transfer from "
@@ -214,11 +215,16 @@ def _radii(
 
 
 def _pairs(plan: Plan, own: Surrogate) -> list[Pair]:
-    """Every loss through every surrogate, or each through ``own`` and cross-entropy through all."""
+    """Every loss through every surrogate, or through one that is not the network's own.
+
+    Then cross-entropy goes through all of them: a network that was trained against one surrogate
+    may be blind to another.
+    """
     if plan.every_pair:
         return [(loss, surrogate) for loss in LOSSES for surrogate in Surrogate]
-    through_own = [(loss, own) for loss in LOSSES]
-    return through_own + [("cross-entropy", each) for each in Surrogate if each is not own]
+    other = another(own)
+    through_other = [(loss, other) for loss in LOSSES]
+    return through_other + [("cross-entropy", each) for each in Surrogate if each is not other]
 
 
 def _shown(strongest: Pair) -> tuple[Surrogate, ...]:
