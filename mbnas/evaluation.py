@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ from mbnas.progress import bar
 from mbnas.randomness import generator
 
 BATCH = 128
+Steered = Callable[[Tensor, Surrogate], Tensor]
+"""A network: images (B, C, H, W) and the surrogate its gradient takes, to logits (B, classes)."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def another(surrogate: Surrogate) -> Surrogate:
     return Surrogate.TANH if surrogate is Surrogate.POLYNOMIAL else Surrogate.POLYNOMIAL
 
 
-def _through(network: Network, surrogate: Surrogate) -> Model:
+def through(network: Steered, surrogate: Surrogate) -> Model:
+    """``network`` as attacks through ``surrogate`` see it."""
     return lambda x: network(x, surrogate)
 
 
@@ -134,7 +137,7 @@ def measure(
                 break
             x, y = x[right], y[right]  # noqa: PLW2901 (the rest is lost already)
             adversarial = pgd(
-                _through(network, stage.surrogate),
+                through(network, stage.surrogate),
                 x,
                 y,
                 eps=threat.eps,
@@ -185,7 +188,7 @@ def attack_both_ways(
     """PGD on a frozen network through ``surrogate``, every image attacked to the last iterate."""
     at_every, at_last = 0, 0
     for x, y in images.batches(BATCH):
-        model = _through(network, surrogate)
+        model = through(network, surrogate)
         right = correct_at_each_iterate(model, x, y, threat, rng, threat.steps)
         at_every += int(right.all(dim=0).sum())
         at_last += int(right[-1].sum())

@@ -10,12 +10,11 @@ from typing import Any
 from mbnas import config
 from mbnas import data as datasets
 from mbnas.auditing import PLANS, Audit, Effort, audit, page
-from mbnas.auditing.case import Steered
 from mbnas.checkpoints import NETWORK_FILE, images_of, load_network
 from mbnas.config import Settings
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, SettingsError
-from mbnas.evaluation import require_sound, test
+from mbnas.evaluation import Steered, require_sound, test
 from mbnas.files import write_json, write_text
 from mbnas.formats import Format
 from mbnas.images import Images

@@ -30,8 +30,8 @@ Perturb = Callable[[Tensor, Tensor, int], Tensor]
 RESTARTS, STEPS, QUERIES, TARGETS = 1, 50, 500, 2
 
 
-class Smooth(nn.Module):
-    """A module of one argument, as libraries want it."""
+class Polynomial(nn.Module):
+    """A module of one argument, as libraries want it, seen through the polynomial surrogate."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ def main() -> None:
         root = arguments.data or settings.data.root
         data = settings.data.model_copy(update={"root": root})
         x, y = datasets.load(data, settings.seed).test.gather(slice(arguments.images))
-        model = Smooth(freeze(network)).eval()
+        model = Polynomial(freeze(network)).eval()
         for name, both in pairs(model, settings.threat).items():
             mine, others = (
                 [robust(model, x, y, each, seed) for seed in range(arguments.runs)] for each in both

@@ -1,7 +1,7 @@
 """How robust a network is when everything is tried; read top to bottom, this is the audit."""
 
 from mbnas.auditing.auditor import Audit, audit, withstanding
-from mbnas.auditing.case import Case, Steered
+from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check, Verdict, judge
 from mbnas.auditing.efforts import PLANS, Effort, Plan
 from mbnas.auditing.evidence import Evidence, gather
@@ -14,7 +14,6 @@ __all__ = [
     "Effort",
     "Evidence",
     "Plan",
-    "Steered",
     "Verdict",
     "audit",
     "gather",

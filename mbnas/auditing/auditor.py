@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from mbnas.attacks import square
-from mbnas.auditing.case import Case, Steered
+from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.auditing.ledger import Ledger
 from mbnas.config import Surrogate, Threat
-from mbnas.evaluation import another, require_sound
+from mbnas.evaluation import Steered, another, require_sound
 from mbnas.progress import bar
 from mbnas.runs import Journal
 

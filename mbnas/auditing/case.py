@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +12,9 @@ from torch import Tensor
 from mbnas import losses
 from mbnas.attacks import Attack, Model, pgd, uniform_start
 from mbnas.config import Surrogate, Threat
-from mbnas.evaluation import BATCH, correct_at_each_iterate
+from mbnas.evaluation import BATCH, Steered, correct_at_each_iterate, through
 from mbnas.losses import Loss
 from mbnas.randomness import generator
-
-Steered = Callable[[Tensor, Surrogate], Tensor]
-"""A network: images (B, C, H, W) and the surrogate its gradient takes, to logits (B, classes)."""
 
 LOSSES: dict[str, Loss] = {
     "cross-entropy": losses.cross_entropy,
@@ -25,11 +22,6 @@ LOSSES: dict[str, Loss] = {
     "logit ratio": losses.logit_ratio,
     "rescaled cross-entropy": losses.rescaled_cross_entropy,
 }
-
-
-def through(network: Steered, surrogate: Surrogate) -> Model:
-    """``network`` as attacks through ``surrogate`` see it."""
-    return lambda x: network(x, surrogate)
 
 
 @dataclass(frozen=True)

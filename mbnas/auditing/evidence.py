@@ -12,11 +12,11 @@ from torch import Tensor
 from mbnas import losses
 from mbnas.attacks import Attack, Model, apgd, apgd_targeted, restarted, square
 from mbnas.auditing import autoattack
-from mbnas.auditing.case import LOSSES, Case, Steered, through
+from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.ledger import Ledger
 from mbnas.config import Surrogate
-from mbnas.evaluation import another
+from mbnas.evaluation import Steered, another, through
 
 RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows
 DOUBLED, SQUARE, AUTOATTACK, TRANSFER = "PGD, ", "Square, ", "AutoAttack", "transfer from "
