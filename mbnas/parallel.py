@@ -42,6 +42,7 @@ def together() -> Iterator[None]:
                 yield
         else:
             yield
+        dist.barrier()  # who leaves first would tear the connections of the others
     finally:
         dist.destroy_process_group()
 
