@@ -92,6 +92,7 @@ def attack(case: Case, queries: int) -> Row:
         "PGD-20, ste, last": last,
         "PGD-20, ste, any": every,
         "PGD-20, tanh": alone("cross-entropy", Surrogate.TANH),
+        "PGD-20, polynomial": alone("cross-entropy", Surrogate.POLYNOMIAL),
         "margin, tanh": alone("margin", Surrogate.TANH),
         "rescaled, polynomial": alone("rescaled cross-entropy", Surrogate.POLYNOMIAL),
         "Square": case.standing(search, case.through(Surrogate.STE), natural),
@@ -149,9 +150,10 @@ def main() -> None:
     settings = load(SPACE, changes)
     data = datasets.load(settings.data, seed=0)
     x, y = data.test.gather(slice(arguments.images))
+    adversarial = next((each for each in arguments.trainings if each != "natural"), None)
     found: dict[str, list[Row]] = {}
     for seed, training, format_ in product(arguments.seeds, arguments.trainings, arguments.formats):
-        if format_ == "float" and training not in ("natural", Surrogate.TANH):
+        if format_ == "float" and training not in ("natural", adversarial):
             continue  # nothing in a float network needs a surrogate: once is enough
         file = arguments.work / f"{training}-{format_}-seed{seed}.safetensors"
         if not file.exists():
