@@ -1,0 +1,308 @@
+"""What helps a multi-bit network to learn: the recipe, with one thing changed at a time.
+
+    python scripts/study_recipe.py --data CIFAR_FOLDER --work FOLDER
+
+Trains ResNet-8 on 16x16 CIFAR-10 naturally, once for each variant, format and seed, and measures the
+network of the last epoch on the 5,000 validation images; test images choose nothing. ``today`` is
+what ``mbnas train`` does. Interrupted, it goes on where it stopped; ``--seeds`` and ``--variants``
+may be given to several processes.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from unittest import mock
+
+import bench
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mbnas import data as datasets
+from mbnas import freeze, load
+from mbnas.backbones import Row
+from mbnas.config import Precision, Settings, Surrogate, Training
+from mbnas.data import Data
+from mbnas.evaluation import Scores
+from mbnas.files import write_json
+from mbnas.formats import Format
+from mbnas.images import Images
+from mbnas.layers import QuantizedConv2d
+from mbnas.networks import Network, _subsample_and_pad, build_network
+from mbnas.normalisation import unchanged
+from mbnas.precision import autocast
+from mbnas.randomness import derive, seeded
+from mbnas.training import fit
+
+SPACE = Path("search_spaces/resnet8-cifar10.yaml")
+Teach = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a training differs from today's.
+
+    Attributes:
+        recipe: values of :class:`mbnas.config.Recipe`.
+        surrogate: derivative of sign that activations are trained through.
+        altered: inside, code of mbnas behaves otherwise.
+        rebuild: changes a fresh network.
+        distilled: learns a float network's logits instead of labels.
+        staged: the first half of the epochs trains with full-precision weights.
+    """
+
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    surrogate: Surrogate = Surrogate.STE
+    altered: Callable[[], AbstractContextManager[object]] = nullcontext
+    rebuild: Callable[[Network], object] = id
+    distilled: bool = False
+    staged: bool = False
+
+
+def convolutions(network: Network) -> list[tuple[str, QuantizedConv2d]]:
+    """By name."""
+    return [
+        (k, each) for k, each in network.convolutions.items() if isinstance(each, QuantizedConv2d)
+    ]
+
+
+def scales_of_layers(network: Network) -> None:
+    """One alpha per base instead of one per base and output channel."""
+    for _, layer in convolutions(network):
+        layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
+
+
+class Bent(nn.Module):
+    """A convolution with a PReLU behind it (Bulat & Tzimiropoulos 2019; Liu et al. 2020)."""
+
+    def __init__(self, layer: QuantizedConv2d) -> None:
+        super().__init__()
+        self.layer, self.bend = layer, nn.PReLU(layer.row.out_channels)
+
+    def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
+        bent: Tensor = self.bend(self.layer(x, norm, surrogate))
+        return bent
+
+
+def bent(network: Network) -> None:
+    """A learned slope for what is negative behind every convolution."""
+    for name, layer in convolutions(network):
+        network.convolutions[name] = Bent(layer)
+
+
+def cosine(progress: float, peak: float, warmup: float) -> float:
+    """Learning rate that falls from its peak along half a period."""
+    return peak * (1 + math.cos(math.pi * progress)) / 2
+
+
+def with_cosine() -> AbstractContextManager[object]:
+    return mock.patch("mbnas.training.triangular", cosine)
+
+
+@contextmanager
+def with_sgd() -> Iterator[None]:
+    sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
+    with mock.patch("torch.optim.Adam", sgd), with_cosine():
+        yield
+
+
+def with_weight_decay() -> AbstractContextManager[object]:
+    return mock.patch("torch.optim.Adam", partial(torch.optim.Adam, weight_decay=1e-5))
+
+
+def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
+    return mock.patch("mbnas.layers.of_weight", unchanged)
+
+
+def with_shortcuts_around_blocks() -> AbstractContextManager[object]:
+    """One shortcut for two convolutions, as in the original ResNet."""
+
+    def residual(
+        _: Network, block: tuple[Row, ...], x: Tensor, convolve: Callable[[Row, Tensor], Tensor]
+    ) -> Tensor:
+        branch = x
+        for row in block:
+            branch = convolve(row, branch)
+        first = block[0]
+        return branch + (x if branch.shape == x.shape else _subsample_and_pad(x, first))
+
+    return mock.patch("mbnas.networks.Skeleton._residual", residual)
+
+
+VARIANTS = {
+    "today": Variant(),
+    **{f"learning rate {rate:g}": Variant({"learning_rate": rate}) for rate in (1e-3, 1e-2, 2e-2)},
+    "cosine schedule": Variant(altered=with_cosine),
+    "no gradient clip": Variant({"gradient_clip": 1e9}),
+    "batches of 64": Variant({"batch_size": 64}),
+    "SGD 0.1, cosine": Variant({"learning_rate": 0.1, "gradient_clip": 1e9}, altered=with_sgd),
+    "weight decay 1e-5": Variant(altered=with_weight_decay),
+    "activations through polynomial": Variant(surrogate=Surrogate.POLYNOMIAL),
+    "activations through tanh": Variant(surrogate=Surrogate.TANH),
+    "latent weights not standardised": Variant(altered=with_latent_weights_as_they_are),
+    "scales per layer": Variant(rebuild=scales_of_layers),
+    "shortcuts around two convolutions": Variant(altered=with_shortcuts_around_blocks),
+    "PReLU behind convolutions": Variant(rebuild=bent),
+    "two stages": Variant(staged=True),
+    "distilled from float": Variant(distilled=True),
+    "bfloat16": Variant({"precision": Precision.BFLOAT16}),
+}
+
+
+def learn(
+    network: Network,
+    variant: Variant,
+    settings: Settings,
+    data: Data,
+    teach: Teach | None,
+    seed: int,
+    target: Path,
+) -> None:
+    """Train in place, to the last epoch."""
+    recipe = settings.retraining
+
+    def accumulate(x: Tensor, y: Tensor, _: torch.Generator) -> Tensor:
+        with autocast(recipe.precision, x.device):
+            logits = network(x, variant.surrogate)
+        loss = F.cross_entropy(logits, teach(x) if teach else y)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    fit(
+        network,
+        lambda _: accumulate,
+        guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
+        train=data.train,
+        augmentation=settings.data,
+        recipe=recipe,
+        title=target.stem,
+        seed=seed,
+        checkpoint=target,
+    )
+    target.unlink()
+
+
+def fresh(settings: Settings, data: Data, format_: str, seed: int) -> Network:
+    """An untrained network of one format."""
+    with seeded(seed, "initial weights"):
+        network = build_network(settings.table, Format.parse(format_, settings.space.layers))
+    network.standardise_by(*data.statistics())
+    return network
+
+
+@torch.no_grad()
+def accuracy(network: Network, images: Images) -> float:
+    """Percent."""
+    right = sum(int((network(x).argmax(1) == y).sum()) for x, y in images.batches(500))
+    return 100 * right / len(images)
+
+
+def taught_by_float(settings: Settings, data: Data, seed: int, target: Path) -> Teach:
+    """The soft labels of a float network trained by today's recipe."""
+    network = fresh(settings, data, "float", seed)
+    if target.exists():
+        network.load_state_dict(torch.load(target, weights_only=True))
+    else:
+        learn(network, Variant(), settings, data, None, seed, target.with_suffix(".float"))
+        torch.save(network.state_dict(), target)
+    frozen = freeze(network)
+
+    @torch.no_grad()
+    def teach(x: Tensor) -> Tensor:
+        return frozen(x).softmax(dim=1)
+
+    return teach
+
+
+def shortened(settings: Settings, epochs: int) -> Settings:
+    """The same recipe over so many epochs."""
+    retraining = settings.retraining.model_copy(update={"epochs": epochs})
+    return settings.model_copy(update={"retraining": retraining})
+
+
+def trained(
+    variant: Variant, settings: Settings, data: Data, format_: str, seed: int, target: Path
+) -> float:
+    """Validation accuracy in percent."""
+    recipe = settings.retraining.model_copy(update=variant.recipe)
+    settings = settings.model_copy(update={"retraining": recipe})
+    purpose = derive(seed, "recipe", format_)
+    network = fresh(settings, data, format_, purpose)
+    variant.rebuild(network)
+    teacher = target.parent / f"float-{seed}.pt"
+    teach = taught_by_float(settings, data, purpose, teacher) if variant.distilled else None
+    with variant.altered():
+        if variant.staged:
+            half = recipe.epochs // 2
+            quantizers = {name: layer.weights for name, layer in convolutions(network)}
+            for _, layer in convolutions(network):
+                layer.weights = nn.Identity()
+            learn(network, variant, shortened(settings, half), data, None, purpose, target)
+            for name, layer in convolutions(network):
+                layer.weights = quantizers[name]
+            settings = shortened(settings, recipe.epochs - half)
+        learn(network, variant, settings, data, teach, purpose, target)
+        return accuracy(network, data.validation)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="where accuracies are kept")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--formats", nargs="+", default=["mbn1x1", "mbn3x1"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--image-size", type=int, default=16)
+    parser.add_argument("--train-images", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    changes = (
+        f"data.root={json.dumps(str(arguments.data))}",
+        f"data.image_size={arguments.image_size}",
+        f"data.shift={arguments.image_size // 8}",
+        f"data.train_images={arguments.train_images}",
+        f"retraining.epochs={arguments.epochs}",
+        f"retraining.training={Training.NATURAL}",
+    )
+    settings = load(SPACE, changes)
+    data = datasets.load(settings.data, seed=0)
+    found: dict[str, dict[str, list[float]]] = {}
+    for seed, format_, name in product(arguments.seeds, arguments.formats, arguments.variants):
+        file = arguments.work / f"{name.replace(' ', '-')}-{format_}-seed{seed}.json"
+        if not file.exists():
+            target = file.with_suffix(".pt")
+            write_json(file, trained(VARIANTS[name], settings, data, format_, seed, target))
+        percent = json.loads(file.read_text())
+        found.setdefault(name, {}).setdefault(format_, []).append(percent)
+        print(f"{file.stem}: {percent:.1f} %", flush=True)
+    bench.show(
+        "natural accuracy on validation images",
+        ["", *arguments.formats],
+        [
+            [name, *(f"{statistics.fmean(each[f]):.1f}" for f in arguments.formats)]
+            for name, each in found.items()
+        ],
+    )
+    measured = {
+        "seeds": arguments.seeds,
+        "train images": arguments.train_images,
+        "epochs": arguments.epochs,
+        "images": len(data.validation),
+        "accuracy": found,
+    }
+    print(bench.keep("recipe-resnet8", measured))
+
+
+if __name__ == "__main__":
+    main()
