@@ -2,10 +2,10 @@
 
     python scripts/study_recipe.py --data CIFAR_FOLDER --work FOLDER
 
-Trains ResNet-8 on 16x16 CIFAR-10 naturally, once for each variant, format and seed, and measures the
-network of the last epoch on the 5,000 validation images; test images choose nothing. ``today`` is
-what ``mbnas train`` does. Interrupted, it goes on where it stopped; ``--seeds`` and ``--variants``
-may be given to several processes.
+Trains ResNet-8 on 16x16 CIFAR-10 naturally, once for each variant, format and seed, and measures
+the network of the last epoch on the 5,000 validation images; test images choose nothing. ``today``
+is what ``mbnas train`` does. Interrupted, it goes on where it stopped; ``--seeds`` and
+``--variants`` may be given to several processes.
 """
 
 import argparse
