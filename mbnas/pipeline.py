@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mbnas import config, parallel, runs
 from mbnas import data as datasets
+from mbnas import parallel, runs
 from mbnas.assignment import Assignment
 from mbnas.auditing import Case, Effort, withstanding
 from mbnas.bops import bops
@@ -30,7 +30,7 @@ from mbnas.pareto import most_useful, non_dominated
 from mbnas.progress import bar, log
 from mbnas.randomness import derive, generator, seeded
 from mbnas.report import WorstCases, agreement, write_pareto
-from mbnas.retraining import retrain
+from mbnas.retraining import Metrics, finished, retrain
 from mbnas.runs import RunFolder
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
@@ -39,7 +39,6 @@ from mbnas.supernet import Supernet, extract
 from mbnas.threads import one_thread_each, suited_to
 from mbnas.training import fit, supernet_objective
 
-Metrics = dict[str, Any]
 QUERIES = 100  # of the Square attack that Pareto members are re-scored by
 
 
@@ -105,7 +104,9 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     """
     folder = runs.reopen(path)
     assignment = _find(folder, settings, identity)
-    _require_same_training(folder.candidate(identity), settings, Format.multibit(assignment))
+    done = finished(folder.candidate(identity), settings, Format.multibit(assignment))
+    if done is not None:
+        return done
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
@@ -127,10 +128,9 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
         DataError: if the images are missing or corrupt.
     """
     format_ = Format.parse(text, settings.space.layers)
-    _require_same_training(path, settings, format_)
-    if (path / "metrics.json").exists():
-        metrics: Metrics = runs.read_json(path / "metrics.json")
-        return metrics
+    done = finished(path, settings, format_)
+    if done is not None:
+        return done
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
     with suited_to(settings):
@@ -290,12 +290,11 @@ def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) 
 
 def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics:
     """What retraining measured, from disk where it is there already."""
-    target = run.folder.candidate(assignment.id)
-    if (target / "metrics.json").exists():
-        metrics: Metrics = runs.read_json(target / "metrics.json")
-        return metrics
+    target, chosen = run.folder.candidate(assignment.id), Format.multibit(assignment)
+    done = finished(target, run.settings, chosen)
+    if done is not None:
+        return done
     start = supernet if run.settings.retraining.start == "supernet" else None
-    chosen = Format.multibit(assignment)
     return retrain(run.settings, chosen, run.data, target, source=start, device=run.device)
 
 
@@ -314,23 +313,6 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
         name: runs.read_json(audit_file(folder, Effort.QUICK)) for name, folder in folders.items()
     }
     return [{**each, "audit": records[each["id"]]} for each in retrained]
-
-
-def _require_same_training(target: Path, settings: Settings, format_: Format) -> None:
-    if not (target / "metrics.json").exists():
-        return
-    _, there, trained = load_network(target)
-    changed = [] if there == format_ else [f"format: {there} -> {format_}"]
-    changed += [
-        each
-        for each in config.differences(trained, settings)
-        if not each.startswith(("data.root:", "device:"))
-    ]
-    if changed:
-        raise SettingsError(
-            f"{str(target)!r} was trained with other settings ({'; '.join(changed)}); "
-            "leave them away to see its metrics, or move the folder away to train it anew"
-        )
 
 
 def _find(folder: RunFolder, settings: Settings, identity: str) -> Assignment:

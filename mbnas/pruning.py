@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from mbnas import data as datasets
-from mbnas import runs
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
 from mbnas.checkpoints import load_network
@@ -24,7 +23,7 @@ from mbnas.errors import SettingsError
 from mbnas.formats import Family, Format
 from mbnas.networks import Network, build_network
 from mbnas.randomness import derive
-from mbnas.retraining import retrain
+from mbnas.retraining import Metrics, finished, retrain
 from mbnas.runs import Journal
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
@@ -64,7 +63,7 @@ class Dense:
 
 def prune_network(
     settings: Settings, family: Pruned, trained: Path, path: Path, executor: Executor
-) -> dict[str, Any]:
+) -> Metrics:
     """Search how much of each layer to keep, fine-tune the best, measure it on test images.
 
     Args:
@@ -72,18 +71,18 @@ def prune_network(
         path: new folder, or one in which the same pruning goes on.
 
     Returns:
-        What ``metrics.json`` holds.
+        What the metrics file holds.
 
     Raises:
-        SettingsError: if ``trained`` holds no float network.
+        SettingsError: if ``trained`` holds no float network, or ``path`` one trained otherwise.
         DataError: if a file is missing or corrupt.
     """
     dense, format_, _ = load_network(trained)
     if format_.family is not Family.FLOAT:
         raise SettingsError(f"{str(trained)!r} holds {format_}; only float networks are pruned")
-    if (path / "metrics.json").exists():
-        metrics: dict[str, Any] = runs.read_json(path / "metrics.json")
-        return metrics
+    done = finished(path, settings, family)
+    if done is not None:
+        return done
     device, source = pick_device(settings.device), Dense(dense, family)
     data = datasets.load(settings.data, settings.seed)
     path.mkdir(parents=True, exist_ok=True)

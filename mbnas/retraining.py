@@ -8,17 +8,46 @@ from typing import Any
 
 import torch
 
-from mbnas import parallel
+from mbnas import config, parallel
 from mbnas.bops import bops
-from mbnas.checkpoints import NETWORK_FILE, save_network
+from mbnas.checkpoints import NETWORK_FILE, load_network, save_network
 from mbnas.config import Settings
 from mbnas.data import Data, fingerprint
+from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores, measure, plain_stages, test
 from mbnas.files import write_json, write_text
-from mbnas.formats import Format
+from mbnas.formats import Family, Format
 from mbnas.networks import Network, Source, build_network, freeze
 from mbnas.randomness import derive, generator, seeded
+from mbnas.runs import read_json
 from mbnas.training import fit, network_objective
+
+Metrics = dict[str, Any]
+METRICS_FILE = "metrics.json"
+
+
+def finished(folder: Path, settings: Settings, expected: Format | Family) -> Metrics | None:
+    """What the metrics of a training say that came to its end in ``folder``; None if none did.
+
+    Raises:
+        SettingsError: if what was trained there is not what is asked for.
+    """
+    if not (folder / METRICS_FILE).exists():
+        return None
+    _, there, trained = load_network(folder)
+    changed = [] if expected in (there, there.family) else [f"format: {there} -> {expected}"]
+    changed += [
+        each
+        for each in config.differences(trained, settings)
+        if not each.startswith(("data.root:", "device:"))
+    ]
+    if changed:
+        raise SettingsError(
+            f"{str(folder)!r} was trained with other settings ({'; '.join(changed)}); "
+            "leave them away to see its metrics, or move the folder away to train it anew"
+        )
+    metrics: Metrics = read_json(folder / METRICS_FILE)
+    return metrics
 
 
 def retrain(
@@ -29,7 +58,7 @@ def retrain(
     *,
     source: Source | None,
     device: torch.device,
-) -> dict[str, Any]:
+) -> Metrics:
     """Train one network, test it, and fill ``folder`` with weights, assignment and metrics.
 
     Args:
@@ -37,7 +66,7 @@ def retrain(
         folder: where an unfinished training of the same network from the same start goes on.
 
     Returns:
-        What ``metrics.json`` holds.
+        What the metrics file holds.
     """
     seed = derive(settings.seed, "retraining", format_)
     network = _start(settings, format_, data, source, seed).to(device)
@@ -64,7 +93,7 @@ def retrain(
         checkpoint=checkpoint,
     )
 
-    def tested() -> dict[str, Any]:
+    def tested() -> Metrics:
         write_text(folder / "assignment.txt", f"{format_.widths}\n")
         save_network(folder / NETWORK_FILE, network, format_, settings, fingerprint(data.test))
         metrics = {
@@ -73,7 +102,7 @@ def retrain(
             "test": asdict(test(freeze(network), data.test, settings, settings.seed)),
             "training": [asdict(epoch) for epoch in history],
         }
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / METRICS_FILE, metrics)
         checkpoint.unlink()
         return metrics
 

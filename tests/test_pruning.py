@@ -97,3 +97,15 @@ def test_only_float_networks_are_pruned(tmp_path: Path) -> None:
         prune_network(
             SETTINGS, Family.WEIGHT_PRUNED, tmp_path / "xnor", tmp_path / "pruned", INPROCESS
         )
+
+
+def test_what_was_pruned_otherwise_is_not_taken_for_what_is_asked_for(
+    tmp_path: Path, trained: Path
+) -> None:
+    short = tiny("backbone.width=16", "retraining.training=natural", "search.evaluations=4")
+    pruned = tmp_path / "pruned"
+    prune_network(short, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
+    with pytest.raises(SettingsError, match=r"search\.evaluations: 4 -> 10"):
+        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
+    with pytest.raises(SettingsError, match=r"format: wprune.* -> cprune"):
+        prune_network(short, Family.CHANNEL_PRUNED, trained, pruned, INPROCESS)
