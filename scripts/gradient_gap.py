@@ -104,14 +104,14 @@ def main() -> None:
         template="plotly_white",
     )
     write_text(target.with_suffix(".html"), figure.to_html())
-    summary = {
-        f"{name}, {along}, h {h:g}, {surrogate}": part.sort_values("k")["error"].round(4).tolist()
-        for (name, along, h, surrogate), part in mean.groupby(
-            ["format", "along", "h", "surrogate"], sort=False
-        )
-    }
-    for name, values in summary.items():
-        print(name, values)
+    keys = ["format", "along", "h", "surrogate"]
+    summary = [
+        dict(zip(keys, key, strict=True))
+        | {"error": part.sort_values("k")["error"].round(4).tolist()}
+        for key, part in mean.groupby(keys, sort=False)
+    ]
+    for each in summary:
+        print(*each.values())
     print(f"{target}.csv and .html")
     print(bench.keep("gap-layer", {"trials": arguments.trials, "seeds": 3, "error": summary}))
 

@@ -248,21 +248,20 @@ def study(result: Result) -> str:
 def gap(result: Result) -> str:
     """Error of the gradient over the longest step, bases or bits from left to right."""
     measured = result["measured"]
-    widths = range(1, 1 + max(map(len, measured["error"].values())))
     described = (
         f"`{result['command']}` ({machine(result)}): root mean square over {measured['trials']} "
         f"directions, mean of {measured['seeds']} seeds."
     )
-    split = {tuple(name.rsplit(", ", 3)): each for name, each in measured["error"].items()}
-    longest = max(h for _, _, h, _ in split)
+    longest = max(each["h"] for each in measured["error"])
+    shown = [each for each in measured["error"] if each["h"] == longest]
+    widths = range(1, 1 + max(len(each["error"]) for each in shown))
     rows = [
         [
-            f"{format_}, along its {along}, {surrogate}",
-            *(f"{each:.2f}" for each in values),
-            *[""] * (len(widths) - len(values)),
+            f"{each['format']}, along its {each['along']}, {each['surrogate']}",
+            *(f"{value:.2f}" for value in each["error"]),
+            *[""] * (len(widths) - len(each["error"])),
         ]
-        for (format_, along, h, surrogate), values in split.items()
-        if h == longest
+        for each in shown
     ]
     header = ["", *(f"k = {k}" for k in widths)]
     return f"{described}\n\n{table(header, rows)}"
