@@ -267,6 +267,25 @@ def gap(result: Result) -> str:
     return f"{described}\n\n{table(header, rows)}"
 
 
+def sweep(result: Result) -> str:
+    """Accuracy by iterations of PGD, step sizes side by side."""
+    measured = result["measured"]
+    described = (
+        f"`{result['command']}` ({machine(result)}): percent of {measured['images']} test images "
+        f"that are right at an iterate of PGD within {measured['eps']:g}/255, in brackets at every "
+        f"iterate up to there; mean of {measured['runs']} runs."
+    )
+    rows, header = [], [""]
+    for name, milestones in measured["networks"].items():
+        steps = sorted({each["step"] for each in milestones})
+        header = ["network, iterations", *(f"step {step:g}/255" for step in steps)]
+        for iterate in sorted({each["iterate"] for each in milestones}):
+            at = [each for each in milestones if each["iterate"] == iterate]
+            values = (f"{percent(e['last'][0])} ({percent(e['every'][0])})" for e in at)
+            rows.append([f"{name}, {iterate}", *values])
+    return f"{described}\n\n{table(header, rows)}"
+
+
 def agreement(result: Result) -> str:
     """Percent of images that stand, by either implementation."""
     measured = dict(result["measured"])
@@ -291,6 +310,7 @@ KINDS: dict[str, Callable[[Result], str]] = {
     "gap": gap,
     "paper": paper,
     "study": study,
+    "sweep": sweep,
     "search": search,
     "training": training,
     "supernet": supernet,

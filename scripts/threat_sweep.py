@@ -1,15 +1,17 @@
 """Accuracy over the iterations of PGD for several step sizes (paper, Fig. 2-4), picture and CSV.
 
-    python scripts/threat_sweep.py NETWORK --data CIFAR_FOLDER --out FOLDER
+    python scripts/threat_sweep.py NETWORK [NETWORK ...] --data CIFAR_FOLDER --out FOLDER
 
-NETWORK is a folder of ``mbnas train`` or candidates/<id> of a run. Attacks go through the
+A NETWORK is a folder of ``mbnas train`` or candidates/<id> of a run. Attacks go through the
 straight-through estimator, as in the paper; an image counts at an iterate if it is classified
 correctly there, and in the dotted lines if it was at every iterate up to there.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import bench
 import pandas as pd
 import plotly.graph_objects as go
 import torch
@@ -21,16 +23,18 @@ from mbnas.files import write_text
 from mbnas.progress import bar
 from mbnas.randomness import generator
 
+Milestone = dict[str, Any]
 
-def swept(arguments: argparse.Namespace) -> pd.DataFrame:
+
+def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
     """One row for each step size, run and iterate; the random start is iterate 0."""
-    network, _, settings = load_network(arguments.network)
+    network, _, settings = load_network(path)
     root = arguments.data or settings.data.root
     data = datasets.load(settings.data.model_copy(update={"root": root}), settings.seed)
     x, y = data.test.gather(slice(arguments.images))
     frozen = freeze(network)
     rows = []
-    with bar("sweep", len(arguments.steps) * arguments.runs) as advance:
+    with bar(path.name, len(arguments.steps) * arguments.runs) as advance:
         for step in arguments.steps:
             threat = settings.threat.model_copy(
                 update={"eps": arguments.eps / 255, "step": step / 255}
@@ -74,11 +78,27 @@ def picture(table: pd.DataFrame, title: str) -> go.Figure:
     return figure
 
 
+def milestones(table: pd.DataFrame) -> list[Milestone]:
+    """By step size and at 1, 10, 100, ... iterations, mean and deviation over runs."""
+    last = int(table["iterate"].max())
+    shown = sorted({last, *(10**k for k in range(len(str(last))))})
+    reached = table[table["iterate"].isin(shown)].groupby(["step", "iterate"])
+    return [
+        {
+            "step": step,
+            "iterate": iterate,
+            **{each: [of[each].mean(), of[each].std()] for each in ("last", "every")},
+        }
+        for (step, iterate), of in reached
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("network", type=Path)
+    parser.add_argument("networks", type=Path, nargs="+")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--name", default="networks", help="of the result")
     parser.add_argument("--eps", type=float, default=8, help="of 255")
     parser.add_argument("--steps", type=float, nargs="+", default=[0.1, 0.5, 1], help="of 255")
     parser.add_argument("--iterations", type=int, default=1000)
@@ -87,15 +107,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    table = swept(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    target = arguments.out / f"threat-sweep-{arguments.network.name}"
-    table.to_csv(target.with_suffix(".csv"), index=False, float_format="%.5g")
-    page = picture(table, f"{arguments.network.name}, eps {arguments.eps:g}/255").to_html()
-    write_text(target.with_suffix(".html"), page)
-    ends = table[table["iterate"] == arguments.iterations].groupby("step")[["last", "every"]]
-    print(ends.agg(["mean", "std"]).to_string(float_format="{:.3f}".format))
-    print(f"{target}.csv and .html")
+    found: dict[str, list[Milestone]] = {}
+    for path in arguments.networks:
+        table = swept(path, arguments)
+        target = arguments.out / f"threat-sweep-{path.name}"
+        table.to_csv(target.with_suffix(".csv"), index=False, float_format="%.5g")
+        page = picture(table, f"{path.name}, eps {arguments.eps:g}/255").to_html()
+        write_text(target.with_suffix(".html"), page)
+        print(f"{target}.csv and .html")
+        found[path.name] = milestones(table)
+    measured = {
+        "eps": arguments.eps,
+        "runs": arguments.runs,
+        "images": arguments.images,
+        "networks": found,
+    }
+    print(bench.keep(f"sweep-{arguments.name}", measured))
 
 
 if __name__ == "__main__":
