@@ -326,19 +326,11 @@ def _changes(overrides: Sequence[str] | None, flags: dict[str, Any]) -> list[str
 
 
 def _resumed_settings(path: Path, space: Path | None, changes: Sequence[str]) -> Settings:
-    saved_in = runs.reopen(path).settings_file
-    saved = config.load(saved_in)
-    settings = config.load(space or saved_in, changes)
-    if space is not None and settings.search.budget is None:
-        settings = config.load(space, [*changes, f"search.budget={saved.search.budget}"])
-    changed = [
-        each for each in config.differences(saved, settings) if not each.startswith("data.root:")
-    ]
-    if changed:
-        raise SettingsError(
-            f"run {str(path)!r} was started with other settings ({'; '.join(changed)}); "
-            "leave them away to go on with it, or start a new run with --out"
-        )
+    folder = runs.reopen(path)
+    settings = config.load(space or folder.settings_file, changes)
+    if settings.search.budget is None:  # a space leaves that to the command
+        budget = folder.settings().search.budget
+        settings = config.validate(settings.model_dump(), [f"search.budget={budget}"])
     return settings
 
 

@@ -324,9 +324,31 @@ def dump(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
-def differences(old: Settings, new: Settings) -> list[str]:
+def identity(settings: Settings) -> dict[str, Any]:
+    """What decides a result: all but where the images lie and what computes."""
+    tree = settings.model_dump(mode="json", exclude={"device": True, "data": {"root"}})
+    assert isinstance(tree, dict)
+    return tree
+
+
+def require_same(started: Mapping[str, Any], asked: Mapping[str, Any], what: str, do: str) -> None:
+    """Check that something may go on, or be taken for what is asked for.
+
+    Args:
+        started, asked: plain values, such as two :func:`identity`.
+        what: was begun; do: what to do instead, for the message.
+
+    Raises:
+        SettingsError: with each value that differs.
+    """
+    changed = differences(started, asked)
+    if changed:
+        raise SettingsError(f"{what} with other settings ({'; '.join(changed)}); {do}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One ``key: old -> new`` for each value that differs."""
-    before, after = (_flat(each.model_dump(mode="json")) for each in (old, new))
+    before, after = _flat(old), _flat(new)
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in before | after

@@ -20,7 +20,7 @@ from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, freeze
 from mbnas.retraining import described
-from mbnas.runs import Journal
+from mbnas.runs import Journal, read_json
 from mbnas.threads import suited_to
 
 
@@ -100,6 +100,14 @@ def audited(
 def audit_file(folder: Path, effort: Effort) -> Path:
     """Where the record of an audit lies; its page lies beside it."""
     return folder / f"audit-{effort}.json"
+
+
+def audit_of(folder: Path, effort: Effort, settings: Settings) -> dict[str, Any] | None:
+    """The record of an audit under these settings; None if there is none."""
+    file = audit_file(folder, effort)
+    record: dict[str, Any] = read_json(file) if file.exists() else {}
+    asked = {"threat": settings.threat.model_dump(mode="json"), "seed": settings.seed}
+    return record if record.items() >= asked.items() else None
 
 
 def siblings(folder: Path) -> list[Path]:

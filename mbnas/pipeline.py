@@ -18,13 +18,13 @@ from mbnas.assignment import Assignment
 from mbnas.auditing import Case, Effort, withstanding
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network, load_supernet, save_supernet
-from mbnas.config import Settings
+from mbnas.config import Settings, identity, require_same
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
 from mbnas.evaluation import Scores, attack_both_ways, measure, plain_stages, recalibrate, reported
 from mbnas.formats import Format
-from mbnas.inspection import audit_file, audited
+from mbnas.inspection import audit_file, audit_of, audited
 from mbnas.networks import freeze
 from mbnas.pareto import most_useful, non_dominated
 from mbnas.progress import bar, log
@@ -87,10 +87,18 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         settings: those of the folder; ``data.root`` may differ if the images are the same.
 
     Raises:
+        SettingsError: if the run was started with other settings.
         DataError: if the folder is no run, or was started on other images.
     """
     executor.check()
-    folder, data = runs.reopen(path), datasets.load(settings.data, settings.seed)
+    folder = runs.reopen(path)
+    require_same(
+        identity(folder.settings()),
+        identity(settings),
+        f"run {str(path)!r} was started",
+        "leave them away to go on with it, or start a new run with --out",
+    )
+    data = datasets.load(settings.data, settings.seed)
     with suited_to(settings):
         return _all_stages(folder, settings, data, executor)
 
@@ -221,7 +229,7 @@ def _supernet(run: _Run) -> Supernet:
         supernet_objective(supernet, settings.threat, recipe, seed),
         guard=guard,
         train=data.train,
-        augmentation=settings.data,
+        settings=settings,
         recipe=recipe,
         title="supernet",
         seed=seed,
@@ -304,8 +312,9 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
     networks = {
         name: freeze(load_network(folder)[0].to(run.device)) for name, folder in folders.items()
     }
+
     for name, folder in folders.items():
-        if not audit_file(folder, Effort.QUICK).exists():
+        if audit_of(folder, Effort.QUICK, run.settings) is None:
             others = {each: networks[each] for each in networks if each != name}
             network, images = networks[name], run.data.test
             audited(network, name, run.settings, images, folder, Effort.QUICK, others)

@@ -13,7 +13,6 @@ from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network, save_network
 from mbnas.config import Settings
 from mbnas.data import Data, fingerprint
-from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores, measure, plain_stages, test
 from mbnas.files import write_json, write_text
 from mbnas.formats import Family, Format
@@ -35,17 +34,13 @@ def finished(folder: Path, settings: Settings, expected: Format | Family) -> Met
     if not (folder / METRICS_FILE).exists():
         return None
     _, there, trained = load_network(folder)
-    changed = [] if expected in (there, there.family) else [f"format: {there} -> {expected}"]
-    changed += [
-        each
-        for each in config.differences(trained, settings)
-        if not each.startswith(("data.root:", "device:"))
-    ]
-    if changed:
-        raise SettingsError(
-            f"{str(folder)!r} was trained with other settings ({'; '.join(changed)}); "
-            "leave them away to see its metrics, or move the folder away to train it anew"
-        )
+    same = expected in (there, there.family)
+    config.require_same(
+        {"format": str(there), **config.identity(trained)},
+        {"format": str(there if same else expected), **config.identity(settings)},
+        f"{str(folder)!r} was trained",
+        "leave them away to see its metrics, or move the folder away to train it anew",
+    )
     metrics: Metrics = read_json(folder / METRICS_FILE)
     return metrics
 
@@ -86,7 +81,7 @@ def retrain(
         network_objective(network, settings.threat, recipe),
         guard=guard,
         train=data.train,
-        augmentation=settings.data,
+        settings=settings,
         recipe=recipe,
         title=f"training {format_.id}",
         seed=seed,

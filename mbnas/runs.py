@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def environment() -> dict[str, Any]:
     """Versions and hardware; they belong beside every number that is measured here."""
     cuda = torch.cuda.is_available()
     return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
         "hardware": {
             "machine": platform.machine(),
             "processor": _processor(),
@@ -169,6 +169,14 @@ def environment() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if cuda else None,
         },
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed; only Ray may be missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from mbnas import parallel
 from mbnas.assignment import Assignment, Space
 from mbnas.attacks import Model, fgsm, n_fgsm
-from mbnas.config import DataSettings, Recipe, SupernetRecipe, Threat, Training
+from mbnas.config import (
+    Recipe,
+    Settings,
+    SupernetRecipe,
+    Threat,
+    Training,
+    identity,
+    require_same,
+)
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
@@ -61,7 +69,7 @@ def fit(
     *,
     guard: Callable[[], Scores],
     train: Images,
-    augmentation: DataSettings,
+    settings: Settings,
     recipe: Recipe,
     title: str,
     seed: int,
@@ -72,13 +80,20 @@ def fit(
     Each epoch ends with ``guard``, a measurement on held-out images, and a checkpoint; where one
     exists already, training goes on behind it, bit for bit as if it had never stopped.
 
+    Args:
+        settings: say how images are augmented; a checkpoint begun with others is refused.
+
     Raises:
-        SettingsError: if the loss stops being finite.
-        DataError: if the checkpoint is corrupt or belongs to something else.
+        SettingsError: if the loss stops being finite, or the checkpoint was begun otherwise.
+        DataError: if the checkpoint is corrupt or of another network.
     """
     optimizer = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
     batches = max(1, len(train) // recipe.batch_size)
-    origin = {"seed": seed, "recipe": recipe.model_dump(mode="json")}
+    origin = {
+        "seed": seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "settings": identity(settings),
+    }
     history, best = _restore(checkpoint, origin, module, optimizer)
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
@@ -87,8 +102,8 @@ def fit(
             rng, accumulate = generator(seed, "epoch", number), objective(number)
             shuffled = train.shuffled(
                 recipe.batch_size,
-                shift=augmentation.shift,
-                flip=augmentation.flip,
+                shift=settings.data.shift,
+                flip=settings.data.flip,
                 rng=rng,
                 part=(parallel.rank(), parallel.count()),
             )
@@ -320,9 +335,6 @@ def _restore(
             f"training checkpoint {str(path)!r} is corrupt or of another network; "
             "delete it to train from the start"
         ) from None
-    if started != origin:
-        raise DataError(
-            f"training checkpoint {str(path)!r} was begun with another seed or recipe "
-            f"({started}, now {origin}); go on with those, or delete it to train from the start"
-        )
+    what, do = f"training checkpoint {str(path)!r} was begun", "go on with those, or delete it"
+    require_same(started, origin, what, f"{do} to train from the start")
     return history, best

@@ -48,7 +48,7 @@ def trained(network: Network, settings: Settings, data: Data, recipe: Recipe) ->
                 network.eval(), held_out, settings.threat, generator(0, "guard"), guarding
             ),
             train=data.train,
-            augmentation=settings.data,
+            settings=settings,
             recipe=recipe,
             title="training",
             seed=0,

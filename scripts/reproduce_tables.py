@@ -25,7 +25,7 @@ import bench
 import mbnas
 from mbnas.files import write_json
 from mbnas.formats import Family
-from mbnas.inspection import audit_file
+from mbnas.inspection import audit_file, audit_of
 from mbnas.pruning import prune_network
 from mbnas.runs import read_json
 
@@ -65,11 +65,10 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
     longer = folder / "pgd50.json"
     if not longer.exists():
         write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50"]))
-    audited = audit_file(folder, mbnas.Effort.QUICK)
-    if not audited.exists():
+    if audit_of(folder, mbnas.Effort.QUICK, settings) is None:
         mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK)
     pgd20, pgd50 = (each["test"]["attacks"] for each in (metrics, read_json(longer)))
-    audit = read_json(audited)
+    audit = read_json(audit_file(folder, mbnas.Effort.QUICK))
     return {
         **row,
         "bops": metrics["bops"],

@@ -181,7 +181,7 @@ def learn(
         lambda _: accumulate,
         guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
         train=data.train,
-        augmentation=settings.data,
+        settings=settings,
         recipe=recipe,
         title=target.stem,
         seed=seed,

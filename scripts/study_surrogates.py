@@ -62,7 +62,7 @@ def train(
         network_objective(network, threat, recipe),
         guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
         train=data.train,
-        augmentation=settings.data,
+        settings=settings,
         recipe=recipe,
         title=target.stem,
         seed=purpose,

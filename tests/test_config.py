@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mbnas.assignment import Space
-from mbnas.config import Settings, Surrogate, differences, dump, load, validate
+from mbnas.config import Settings, Surrogate, differences, dump, identity, load, validate
 from mbnas.errors import SettingsError
 
 SPACE = """
@@ -105,7 +105,10 @@ def test_override_replaces_one_value(space: Path, override: str, expected: objec
     for part in key.split("."):
         value = getattr(value, part)
     assert value == expected
-    assert all(line.startswith(f"{key}: ") for line in differences(load(space), changed))
+    assert all(
+        line.startswith(f"{key}: ")
+        for line in differences(identity(load(space)), identity(changed))
+    )
 
 
 def test_the_last_override_wins(space: Path) -> None:
@@ -141,7 +144,7 @@ def test_dump_loses_no_digit(
     again = load_text(dump(varied))
     assert again == varied
     assert (again.seed, again.threat.eps, again.search.budget) == (seed, eps, budget)
-    assert differences(again, varied) == []
+    assert differences(identity(again), identity(varied)) == []
 
 
 @pytest.mark.parametrize(
@@ -229,10 +232,10 @@ def test_settings_are_frozen(space: Path) -> None:
 
 def test_differences_name_old_and_new_values(space: Path) -> None:
     old, new = load(space), load(space, ["seed=3", "threat.steps=50", "choices.weight_bases=[1]"])
-    assert differences(old, old) == []
-    assert differences(old, new) == [
+    assert differences(identity(old), identity(old)) == []
+    assert differences(identity(old), identity(new)) == [
         "seed: 0 -> 3",
         "choices.weight_bases: [1, 3] -> [1]",
         "threat.steps: 20 -> 50",
     ]
-    assert len(differences(new, old)) == 3
+    assert len(differences(identity(new), identity(old))) == 3

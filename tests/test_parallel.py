@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import torch
-from helpers import DIGITS, TINY, noise, scrambled
+from helpers import DIGITS, TINY, noise, scrambled, tiny
 
 from mbnas import backbones, parallel
 from mbnas.assignment import Assignment
-from mbnas.config import DataSettings, Recipe, Surrogate, Threat, Training
+from mbnas.config import Recipe, Surrogate, Threat, Training
 from mbnas.evaluation import Scores
 from mbnas.networks import Network, multibit
 from mbnas.randomness import generator
@@ -21,7 +21,7 @@ TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
 IMAGES = noise(16, TABLE.image, TABLE.classes)
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.01, training=Training.FASTAT, step=0.125)
 THREAT = Threat(eps=0.1, step=0.02, surrogate=Surrogate.TANH)
-PLAIN = DataSettings(name="digits", validation=1)
+SETTINGS = tiny("data.shift=0", "data.flip=false")
 
 
 def network() -> Network:
@@ -37,7 +37,7 @@ def train(folder: Path) -> None:
             network_objective(module, THREAT, RECIPE),
             guard=lambda: Scores(0, 0, None),
             train=IMAGES,
-            augmentation=PLAIN,
+            settings=SETTINGS,
             recipe=RECIPE,
             title="",
             seed=5,

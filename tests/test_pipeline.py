@@ -15,6 +15,7 @@ from torch import Tensor
 from mbnas import config, inspection, pipeline
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
+from mbnas.auditing import Effort
 from mbnas.checkpoints import load_network, load_supernet
 from mbnas.config import Objective, Surrogate
 from mbnas.data import Data
@@ -246,6 +247,22 @@ def test_resuming_a_finished_run_computes_and_changes_nothing(
     assert copied.trials.read() == outcome.folder.trials.read()
     assert [trial.id for trial in again.front] == [trial.id for trial in outcome.front]
     assert again.retrained == outcome.retrained
+
+
+def test_a_run_does_not_go_on_with_other_settings(copied: RunFolder) -> None:
+    other = tiny(f"search.budget={BUDGET}", "threat.eps=0.01")
+    with pytest.raises(SettingsError, match=r"other settings \(threat\.eps: 0\.15 -> 0\.01\)"):
+        pipeline.resume_search(copied.path, other, INPROCESS)
+
+
+def test_an_audit_under_another_threat_is_not_taken_for_the_runs_own(
+    outcome: Outcome, copied: RunFolder
+) -> None:
+    (metrics,) = outcome.retrained
+    folder = copied.candidate(metrics["id"])
+    inspection.audit_checkpoint(folder, Effort.QUICK, ["threat.eps=0.01"])
+    assert read_json(folder / "audit-quick.json")["threat"]["eps"] == 0.01
+    assert pipeline.resume_search(copied.path, SETTINGS, INPROCESS).retrained == outcome.retrained
 
 
 def test_any_candidate_can_be_retrained_by_its_id(outcome: Outcome, copied: RunFolder) -> None:

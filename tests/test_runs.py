@@ -120,7 +120,9 @@ def test_only_a_run_can_be_reopened(tmp_path: Path) -> None:
             reopen(path)
 
 
-def test_the_manifest_says_what_made_the_run(folder: RunFolder) -> None:
+def test_the_manifest_says_what_made_the_run(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record_data(folder, folder.settings(), "f00d", [3, 1, 2])
     written = read_json(folder.manifest_file)
     assert written == manifest(folder.settings(), "f00d")
@@ -128,6 +130,8 @@ def test_the_manifest_says_what_made_the_run(folder: RunFolder) -> None:
     assert written["data"] == {"name": "digits", "fingerprint": "f00d"}
     assert written["versions"].keys() == {"python", *PACKAGES}
     assert all(written["versions"].values())
+    monkeypatch.setattr(runs, "PACKAGES", ("no-such-package",))
+    assert manifest(folder.settings(), "f00d")["versions"]["no-such-package"] is None
     assert written["hardware"]["cores"] >= 1
     assert written["hardware"]["processor"]
     assert read_json(folder.split_file) == {"seed": 5, "validation": [3, 1, 2]}

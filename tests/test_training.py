@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import noise, same, scrambled
+from helpers import noise, same, scrambled, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ from mbnas import backbones
 from mbnas.assignment import Assignment, Space
 from mbnas.attacks import fgsm
 from mbnas.config import (
-    DataSettings,
     Precision,
     Recipe,
+    Settings,
     SupernetRecipe,
     Surrogate,
     Threat,
@@ -54,6 +54,7 @@ THREAT = Threat(eps=0.1, step=0.02)
 NATURAL = SupernetRecipe(epochs=4, batch_size=8, learning_rate=0.01, sampled=2)
 FASTAT = NATURAL.model_copy(update={"training": Training.FASTAT, "step": 0.125})
 SEED = 5
+SETTINGS = tiny("data.shift=1", "data.flip=true")
 Passes = list[tuple[Tensor, tuple[object, ...]]]
 
 
@@ -282,14 +283,18 @@ class Script:
 
 
 def run(
-    module: nn.Module, script: Script, checkpoint: Path, recipe: Recipe = FASTAT
+    module: nn.Module,
+    script: Script,
+    checkpoint: Path,
+    recipe: Recipe = FASTAT,
+    asked: Settings = SETTINGS,
 ) -> tuple[Epoch, ...]:
     return fit(
         module,
         script,
         guard=script.guard,
         train=IMAGES,
-        augmentation=DataSettings(name="digits", validation=1, shift=1, flip=True),
+        settings=asked,
         recipe=recipe,
         title="network",
         seed=SEED,
@@ -419,6 +424,21 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, loss: float) ->
 
 
 # Its checkpoint
+
+
+@pytest.mark.parametrize("change", ["threat.eps=0.01", "data.shift=0", "data.train_images=32"])
+def test_a_training_begun_with_other_settings_does_not_go_on(change: str, tmp_path: Path) -> None:
+    checkpoint, module = tmp_path / "checkpoint", network()
+    with pytest.raises(KeyboardInterrupt):
+        run(module, Script(natural(module), stop=(3, 0)), checkpoint)
+    key, _, value = change.partition("=")
+    other = tiny("data.shift=1", "data.flip=true", change)
+    with pytest.raises(
+        SettingsError, match=rf"begun with other settings \(settings\.{key}: .* -> {value}\)"
+    ):
+        run(module, Script(natural(module)), checkpoint, asked=other)
+    elsewhere = tiny("data.shift=1", "data.flip=true", "data.root=moved", "device=cpu")
+    assert len(run(module, Script(natural(module)), checkpoint, asked=elsewhere)) == NATURAL.epochs
 
 
 def refused(path: Path) -> bool:

@@ -26,6 +26,7 @@ class Audit:
     """What was found, and what it means."""
 
     threat: Threat
+    seed: int
     plan: Plan
     evidence: Evidence
     checks: list[Check]
@@ -74,7 +75,7 @@ def audit(
     }
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
-    return Audit(threat, plan, evidence, judge(evidence))
+    return Audit(threat, seed, plan, evidence, judge(evidence))
 
 
 def withstanding(case: Case, queries: int) -> Tensor:

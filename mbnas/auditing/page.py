@@ -26,6 +26,7 @@ def record(audit: Audit) -> dict[str, Any]:
         "verdict": audit.verdict,
         "images": len(evidence.natural),
         "threat": audit.threat.model_dump(mode="json"),
+        "seed": audit.seed,
         "plan": asdict(audit.plan),
         "natural": _estimate(evidence.natural),
         "worst_case": _estimate(evidence.worst),
