@@ -88,16 +88,25 @@ class Backbone:
         )
 
 
+def require_known(name: str) -> None:
+    """Check the name of a backbone.
+
+    Raises:
+        SettingsError: if there is none.
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SettingsError(f"unknown backbone {name!r}; {hint}known: {', '.join(NAMES)}")
+
+
 def build(name: str, *, width: int, image: tuple[int, int, int], classes: int) -> Backbone:
     """The table called ``name`` with ``width`` channels in its first stage.
 
     Raises:
         SettingsError: if there is no such backbone.
     """
-    if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise SettingsError(f"unknown backbone {name!r}; {hint}known: {', '.join(NAMES)}")
+    require_known(name)
     if name == "resnet18":
         return _imagenet_resnet18(width=width, image=image, classes=classes)
     depth = int(name.removeprefix("resnet"))

@@ -13,9 +13,11 @@ from torch import nn
 
 from mbnas import config
 from mbnas.config import Settings
+from mbnas.data import fingerprint
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import write_atomically
 from mbnas.formats import Format
+from mbnas.images import Images
 from mbnas.networks import Network, build_network
 from mbnas.supernet import Supernet
 
@@ -41,17 +43,17 @@ def load_supernet(path: Path) -> Supernet:
 
 
 def save_network(
-    path: Path, network: Network, format_: Format, settings: Settings, images: str
+    path: Path, network: Network, format_: Format, settings: Settings, images: Images
 ) -> None:
     """Write a network, its number format and the settings it was trained with.
 
     Args:
-        images: fingerprint of the test images that it may be measured on.
+        images: the test images, the only ones it may be measured on.
     """
     described = {
         "settings": settings.model_dump(mode="json"),
         "format": str(format_),
-        "images": images,
+        "images": fingerprint(images),
     }
     _save(path, network, described)
 
@@ -76,11 +78,19 @@ def load_network(path: Path) -> tuple[Network, Format, Settings]:
     return network, format_, settings
 
 
-def images_of(path: Path) -> str | None:
-    """Fingerprint of the test images that belong to a network; None where it does not say."""
+def require_images_of(path: Path, images: Images) -> None:
+    """Check that these are the test images that a network belongs to.
+
+    Raises:
+        DataError: if they are not.
+    """
     with safe_open(path / NETWORK_FILE if path.is_dir() else path, framework="pt") as file:
-        images: str | None = json.loads(file.metadata()["mbnas"]).get("images")
-    return images
+        known = json.loads(file.metadata()["mbnas"])["images"]
+    if known != fingerprint(images):
+        raise DataError(
+            f"these test images are not those that {str(path)!r} belongs to; "
+            "give the folder it was trained on with --data DIR"
+        )
 
 
 def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
@@ -111,6 +121,11 @@ def _fill(path: Path, module: nn.Module) -> None:
         module.load_state_dict(state, assign=True)
     except (SafetensorError, OSError, RuntimeError):
         raise _foreign(path) from None
+    if not all(each.isfinite().all() for each in state.values()):  # sign would hide them
+        raise DataError(
+            f"checkpoint {str(path)!r} holds numbers that are not finite (NaN or infinite); "
+            "its training diverged or the file is damaged: train it anew"
+        )
     module.eval()
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from mbnas import config, inspection, parallel, pipeline, report, runs
+from mbnas import backbones, config, inspection, parallel, pipeline, report, runs
 from mbnas.assignment import Assignment
 from mbnas.auditing import Effort, page
 from mbnas.bops import bops, itemise
@@ -25,6 +25,11 @@ from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
 from mbnas.progress import CONSOLE, show_messages
 from mbnas.search.executors import Executor, default_workers
+
+UNWRITABLE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT),  # of --out
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -58,11 +63,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+        if error.errno not in UNWRITABLE:
             raise
         _fail(
             f"cannot write {error.filename or 'to the run folder'}: {error.strerror}; what was "
-            "finished is safe, make room or make it writable and go on with --resume",
+            "finished is safe: make room, make it writable, or name another --out; a search goes "
+            "on with --resume",
             DataError.exit_code,
         )
 
@@ -242,8 +248,7 @@ def train(
             "retraining.training": training,
         },
     )
-    named = Path(f"search_spaces/{backbone}.yaml") if backbone else None
-    settings = config.load(_required(space or named), changes)
+    settings = config.load(space or _named_like(backbone), changes)
     words = (settings.name, format_, settings.retraining.training, f"seed{settings.seed}")
     folder = out or Path("runs") / "-".join(words)
     try:
@@ -311,6 +316,20 @@ def audit(
         soft_wrap=True,
         markup=False,
     )
+
+
+def _named_like(backbone: str | None) -> Path:
+    """The space of a backbone."""
+    if backbone is None:
+        return _required(None)
+    backbones.require_known(backbone)
+    path = Path(f"search_spaces/{backbone}.yaml")
+    if not path.is_file():
+        raise SettingsError(
+            f"no space {str(path)!r}; give --space FILE, whose recipe and data {backbone} is to "
+            "be trained with, such as search_spaces/resnet20.yaml"
+        )
+    return path
 
 
 def _required(space: Path | None) -> Path:

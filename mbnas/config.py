@@ -94,7 +94,7 @@ class BackboneSettings(_Frozen):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        backbones.build(name, width=1, image=(1, 1, 1), classes=1)
+        backbones.require_known(name)
         return name
 
 
@@ -344,6 +344,20 @@ def require_same(started: Mapping[str, Any], asked: Mapping[str, Any], what: str
     changed = differences(started, asked)
     if changed:
         raise SettingsError(f"{what} with other settings ({'; '.join(changed)}); {do}")
+
+
+def require_same_networks(saved: Settings, asked: Settings, what: str) -> None:
+    """Check that two settings are of networks of one shape.
+
+    Raises:
+        SettingsError: with each value that differs.
+    """
+
+    def shape(settings: Settings) -> dict[str, Any]:
+        return settings.model_dump(mode="json", include={"backbone", "choices"})
+
+    do = "networks of another shape need a training of their own"
+    require_same(shape(saved), shape(asked), what, do)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

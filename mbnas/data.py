@@ -71,6 +71,12 @@ def load(settings: DataSettings, seed: int) -> Data:
     """
     with parallel.leader_first():  # it alone decodes images that were never read before
         train, test = _read(settings)
+    size = tuple(train.pixels.shape[2:])
+    if size != settings.image[1:]:
+        raise DataError(
+            f"the images of {settings.name!r} have {size[0]}x{size[1]} pixels, data.image_size "
+            f"says {settings.image_size}; only folders of images are scaled to it"
+        )
     found = int(max(train.targets.max(), test.targets.max())) + 1
     if found != settings.classes:
         raise DataError(

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbnas.attacks import Model, broken, pgd
+from mbnas.attacks import Model, broken, pgd, require_images, right
 from mbnas.config import Objective, Settings, Surrogate, Threat
-from mbnas.errors import DataError, SettingsError
-from mbnas.images import Images
+from mbnas.errors import SettingsError
+from mbnas.images import Batch, Images
 from mbnas.losses import Loss, cross_entropy, margin, rescaled_cross_entropy
 from mbnas.networks import Network
 from mbnas.progress import bar
 from mbnas.randomness import generator
 
 BATCH = 128
+NOT_FINITE = (
+    "the network returns logits that are not finite (NaN or infinite); its training diverged or "
+    "its file is damaged: train it anew"
+)
 Steered = Callable[[Tensor, Surrogate], Tensor]
 """A network: images (B, C, H, W) and the surrogate its gradient takes, to logits (B, classes)."""
 
@@ -48,21 +52,17 @@ def require_sound(network: nn.Module, x: Tensor) -> None:
         DataError: if the images (n, C, H, W) are not in [0, 1].
         SettingsError: if the network is in training mode or its logits are not finite.
     """
-    low, high = float(x.min()), float(x.max())
-    if not (low >= 0 and high <= 1):
-        raise DataError(
-            f"images run from {low:g} to {high:g}; attacks need them in [0, 1]: divide by 255 and "
-            "leave standardisation to the network"
-        )
-    if any(module.training for module in network.modules()):
+    require_images(x)
+    _require_evaluation_mode(network)
+    if not all(network(each).isfinite().all() for each in torch.split(x, BATCH)):
+        raise SettingsError(NOT_FINITE)
+
+
+def _require_evaluation_mode(network: Steered) -> None:
+    if isinstance(network, nn.Module) and any(each.training for each in network.modules()):
         raise SettingsError(
             "the network is in training mode, where one image changes the logits of another; "
             "call network.eval(), or mbnas.freeze"
-        )
-    if not all(network(each).isfinite().all() for each in torch.split(x, BATCH)):
-        raise SettingsError(
-            "the network returns logits that are not finite (NaN or infinite); its training "
-            "diverged or its file is damaged: train it anew"
         )
 
 
@@ -91,9 +91,15 @@ class Stage:
     steps: int
 
 
-def plain_stages(threat: Threat, steps: int | None = None) -> tuple[Stage, ...]:
-    """PGD on cross-entropy (paper, Sec. 4), by default as long as the threat model says."""
-    return (Stage(cross_entropy, threat.surrogate, steps or threat.steps),)
+def plain_stages(threat: Threat) -> tuple[Stage, ...]:
+    """PGD on cross-entropy (paper, Sec. 4)."""
+    return (Stage(cross_entropy, threat.surrogate, threat.steps),)
+
+
+def guard_stages(threat: Threat, steps: int) -> tuple[Stage, ...]:
+    """What an epoch of training is judged by; it must not share a blind spot with the training."""
+    surrogates = dict.fromkeys((threat.surrogate, Surrogate.POLYNOMIAL))
+    return tuple(Stage(cross_entropy, surrogate, steps) for surrogate in surrogates)
 
 
 def scoring_stages(objective: Objective, threat: Threat) -> tuple[Stage, ...]:
@@ -126,16 +132,21 @@ def measure(
 ) -> Scores:
     """Score a frozen network under one PGD after another (default: :func:`plain_stages`).
 
-    An image that is lost at any iterate is attacked no more.
+    An image that is lost at any iterate is attacked no more; one whose logits are not finite is
+    lost.
+
+    Raises:
+        SettingsError: if the network is in training mode.
     """
+    _require_evaluation_mode(network)
     natural, robust, total = 0, 0, 0.0
     for x, y in images.batches(BATCH):
-        right, loss = _classify(network, x, y)
-        natural, total = natural + int(right.sum()), total + loss
+        standing, loss = _classify(network, x, y)
+        natural, total = natural + int(standing.sum()), total + loss
         for stage in stages or plain_stages(threat):
-            if not right.any():
+            if not standing.any():
                 break
-            x, y = x[right], y[right]  # noqa: PLW2901 (the rest is lost already)
+            x, y = x[standing], y[standing]  # noqa: PLW2901 (the rest is lost already)
             adversarial = pgd(
                 through(network, stage.surrogate),
                 x,
@@ -146,8 +157,8 @@ def measure(
                 generator=rng,
                 loss=stage.loss,
             )
-            right = ~broken(network, adversarial, y)
-        robust += int(right.sum())
+            standing = ~broken(network, adversarial, y)
+        robust += int(standing.sum())
     count = len(images)
     return Scores(natural / count, robust / count, _mean_loss(total, count))
 
@@ -156,7 +167,7 @@ def measure(
 def _classify(network: Network, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
     """Which images are classified correctly, (B,), and the sum of their cross-entropies."""
     logits = network(x)
-    return logits.argmax(dim=1) == y, F.cross_entropy(logits, y, reduction="sum").item()
+    return right(logits, y), F.cross_entropy(logits, y, reduction="sum").item()
 
 
 def _mean_loss(total: float, count: int) -> float | None:
@@ -186,13 +197,17 @@ def attack_both_ways(
     network: Network, images: Images, threat: Threat, surrogate: Surrogate, rng: torch.Generator
 ) -> Counts:
     """PGD on a frozen network through ``surrogate``, every image attacked to the last iterate."""
-    at_every, at_last = 0, 0
-    for x, y in images.batches(BATCH):
-        model = through(network, surrogate)
-        right = correct_at_each_iterate(model, x, y, threat, rng, threat.steps)
-        at_every += int(right.all(dim=0).sum())
-        at_last += int(right[-1].sum())
-    return Counts(at_every / len(images), at_last / len(images))
+    model = through(network, surrogate)
+    last, every = at_last_and_every(model, images.batches(BATCH), threat, rng, threat.steps)
+    return Counts(float(every.double().mean()), float(last.double().mean()))
+
+
+def at_last_and_every(
+    model: Model, batches: Iterable[Batch], threat: Threat, rng: torch.Generator, steps: int
+) -> Tensor:
+    """Which of all n images PGD leaves right at its last and at every iterate, (2, n) of bool."""
+    each = (correct_at_each_iterate(model, x, y, threat, rng, steps) for x, y in batches)
+    return torch.cat([torch.stack((at[-1], at.all(dim=0))) for at in each], dim=1)
 
 
 def correct_at_each_iterate(
@@ -203,11 +218,11 @@ def correct_at_each_iterate(
     Returns:
         (steps + 2, B) of bool: the images themselves, the random start, and ``steps`` iterates.
     """
-    right: list[Tensor] = []
+    found: list[Tensor] = []
 
     def watched(z: Tensor) -> Tensor:
         logits = model(z)
-        right.append(logits.detach().argmax(dim=1) == y)
+        found.append(right(logits.detach(), y))
         return logits
 
     with torch.no_grad():
@@ -224,7 +239,7 @@ def correct_at_each_iterate(
     )
     with torch.no_grad():
         watched(adversarial)
-    return torch.stack(right)
+    return torch.stack(found)
 
 
 @dataclass(frozen=True)
@@ -254,7 +269,7 @@ class TestScores:
     __test__ = False  # not a test, whatever pytest thinks
 
     natural: float
-    loss: float | None
+    loss: float
     pgd20: Spread
     attacks: dict[str, Spread]
     images: int
@@ -263,12 +278,19 @@ class TestScores:
 
 
 def test(network: Network, images: Images, settings: Settings, seed: int) -> TestScores:
-    """Final measurement of a frozen network; the only use of test images."""
+    """Final measurement of a frozen network; the only use of test images.
+
+    Raises:
+        SettingsError: if the network is in training mode or its logits are not finite.
+    """
+    _require_evaluation_mode(network)
     threat, attacked = settings.threat, images.first(settings.test.images)
     natural, total = 0, 0.0
     for x, y in images.batches(BATCH):
-        right, loss = _classify(network, x, y)
-        natural, total = natural + int(right.sum()), total + loss
+        standing, loss = _classify(network, x, y)
+        natural, total = natural + int(standing.sum()), total + loss
+    if not math.isfinite(total):
+        raise SettingsError(NOT_FINITE)
     attacks: dict[str, Spread] = {}
     surrogates = reported(threat)
     with bar("testing under attack", len(surrogates) * settings.test.runs) as advance:
@@ -282,7 +304,7 @@ def test(network: Network, images: Images, settings: Settings, seed: int) -> Tes
             attacks[f"{surrogate}_last"] = Spread.over([each.last_iterate for each in counts])
     return TestScores(
         natural=natural / len(images),
-        loss=_mean_loss(total, len(images)),
+        loss=total / len(images),
         pgd20=attacks[f"{threat.surrogate}_any"],
         attacks=attacks,
         images=len(images),

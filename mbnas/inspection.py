@@ -10,10 +10,9 @@ from typing import Any
 from mbnas import config
 from mbnas import data as datasets
 from mbnas.auditing import PLANS, Audit, Effort, audit, page
-from mbnas.checkpoints import NETWORK_FILE, images_of, load_network
+from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of
 from mbnas.config import Settings
 from mbnas.devices import pick_device
-from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Steered, require_sound, test
 from mbnas.files import write_json, write_text
 from mbnas.formats import Format
@@ -61,8 +60,8 @@ def audit_checkpoint(
     """
     network, format_, settings, images = _opened(path, overrides)
     folder = path if path.is_dir() else path.parent
-    others = [each for each in (*siblings(folder), *transfer) if each.resolve() != path.resolve()]
-    sources = {each.name: _network(each, settings) for each in others}
+    sources = {each.name: _network(each, images) for each in siblings(folder)}
+    sources |= {str(each): _network(each, images) for each in transfer if not _same(each, path)}
     return audited(network, format_.id, settings, images, folder, effort, sources)
 
 
@@ -122,23 +121,21 @@ def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Format, Sett
     """A network, frozen, and the test images that belong to it, both on the device."""
     network, format_, saved = load_network(path)
     settings = config.validate(saved.model_dump(mode="json"), overrides)
-    images, trained_on = datasets.load(settings.data, settings.seed).test, images_of(path)
-    if trained_on not in (None, datasets.fingerprint(images)):
-        raise DataError(
-            f"the test images in {str(settings.data.root or settings.data.name)!r} are not those "
-            f"that {str(path)!r} belongs to; give the folder it was trained on with --data DIR"
-        )
+    config.require_same_networks(saved, settings, f"{str(path)!r} was trained")
+    images = datasets.load(settings.data, settings.seed).test
+    require_images_of(path, images)
     device = pick_device(settings.device)
     return freeze(network.to(device)), format_, settings, images.to(device)
 
 
-def _network(path: Path, settings: Settings) -> Network:
+def _network(path: Path, images: Images) -> Network:
     """Another network for the same images, frozen."""
-    network, _, trained = load_network(path)
-    if (trained.data.image, trained.data.classes) != (settings.data.image, settings.data.classes):
-        raise SettingsError(
-            f"{str(path)!r} was trained for images {trained.data.image} of "
-            f"{trained.data.classes} classes, the audited network for {settings.data.image} of "
-            f"{settings.data.classes}; transfer needs equal ones"
-        )
-    return freeze(network.to(pick_device(settings.device)))
+    network, _, _ = load_network(path)
+    require_images_of(path, images)
+    return freeze(network.to(images.device))
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one network; a folder stands for the file in it."""
+    files = (path / NETWORK_FILE if path.is_dir() else path for path in (one, other))
+    return next(files).resolve() == next(files).resolve()

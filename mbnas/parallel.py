@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mbnas.errors import MbnasError
 from mbnas.progress import CONSOLE
 
 Value = TypeVar("Value")
@@ -58,11 +59,21 @@ def rank() -> int:
 
 
 def led(compute: Callable[[], Value]) -> Value:
-    """What ``compute`` returns to the leading process, the only one to run it, for all of them."""
+    """What ``compute`` returns to the leading process, the only one to run it, for all of them.
+
+    A user's mistake that ends it there ends all of them.
+    """
     if count() == 1:
         return compute()
-    box = [compute() if rank() == 0 else None]
+    box: list[Value | MbnasError | None] = [None]
+    if rank() == 0:
+        try:
+            box = [compute()]
+        except MbnasError as mistake:
+            box = [mistake]
     dist.broadcast_object_list(box)
+    if isinstance(box[0], MbnasError):
+        raise box[0]
     return cast(Value, box[0])
 
 

@@ -12,24 +12,33 @@ from typing import Any
 
 import torch
 
+from mbnas import config, parallel, runs
 from mbnas import data as datasets
-from mbnas import parallel, runs
 from mbnas.assignment import Assignment
 from mbnas.auditing import Case, Effort, withstanding
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network, load_supernet, save_supernet
-from mbnas.config import Settings, identity, require_same
+from mbnas.config import Settings, require_same, require_same_networks
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.evaluation import Scores, attack_both_ways, measure, plain_stages, recalibrate, reported
+from mbnas.evaluation import (
+    BATCH,
+    Scores,
+    at_last_and_every,
+    guard_stages,
+    measure,
+    recalibrate,
+    reported,
+    through,
+)
 from mbnas.formats import Format
 from mbnas.inspection import audit_file, audit_of, audited
 from mbnas.networks import freeze
 from mbnas.pareto import most_useful, non_dominated
 from mbnas.progress import bar, log
 from mbnas.randomness import derive, generator, seeded
-from mbnas.report import WorstCases, agreement, write_pareto
+from mbnas.report import WorstCases, ranking, write_pareto
 from mbnas.retraining import Metrics, finished, retrain
 from mbnas.runs import RunFolder
 from mbnas.search.executors import Executor
@@ -93,8 +102,8 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
     executor.check()
     folder = runs.reopen(path)
     require_same(
-        identity(folder.settings()),
-        identity(settings),
+        config.identity(folder.settings()),
+        config.identity(settings),
         f"run {str(path)!r} was started",
         "leave them away to go on with it, or start a new run with --out",
     )
@@ -111,10 +120,8 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
         DataError: if the folder is no run or its supernet is not trained yet.
     """
     folder = runs.reopen(path)
+    require_same_networks(folder.settings(), settings, f"run {str(path)!r} was started")
     assignment = _find(folder, settings, identity)
-    done = finished(folder.candidate(identity), settings, Format.multibit(assignment))
-    if done is not None:
-        return done
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
@@ -136,11 +143,11 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
         DataError: if the images are missing or corrupt.
     """
     format_ = Format.parse(text, settings.space.layers)
-    done = finished(path, settings, format_)
-    if done is not None:
-        return done
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
+    done = finished(path, settings, format_, data.test)
+    if done is not None:
+        return done
     with suited_to(settings):
         return retrain(settings, format_, data.to(device), path, source=None, device=device)
 
@@ -197,9 +204,7 @@ def _searched(
     write_pareto(run.folder, run.settings, trials, front, {}, [])
     worst_cases = _rescore(run, problem.to(run.device), front, executor.workers)
     write_pareto(run.folder, run.settings, trials, front, worst_cases, [])
-    tau = agreement(front, worst_cases)
-    if tau is not None:
-        log.info("re-scored by stronger attacks, members rank alike with Kendall's tau %.2f", tau)
+    log.info(ranking(front, worst_cases))
     return trials, front, worst_cases
 
 
@@ -215,7 +220,7 @@ def _supernet(run: _Run) -> Supernet:
     supernet.to(run.device)
     calibration = data.train.first(settings.search.recalibration_images)
     guard_images = data.validation.first(recipe.guard_images)
-    guarding = plain_stages(settings.threat, recipe.guard_steps)
+    guarding = guard_stages(settings.threat, recipe.guard_steps)
 
     def guard() -> Scores:
         network = freeze(extract(supernet, settings.space.largest))
@@ -272,7 +277,7 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
 
 def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) -> WorstCases:
     """Every Pareto member by stronger attacks, and by PGD through each reported surrogate."""
-    journal = run.folder.rescored
+    journal, threat = run.folder.rescored, problem.threat
     x, y = problem.validation.gather(slice(None))
     done = {record["id"] for record in journal.read()}
     todo = [trial.assignment for trial in front if trial.id not in done]
@@ -280,13 +285,16 @@ def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) 
     def attacked(assignment: Assignment) -> dict[str, Any]:
         network = problem.candidate(assignment)
         record: dict[str, Any] = {"id": assignment.id, "assignment": str(assignment)}
-        for surrogate in reported(problem.threat):
+        left = torch.ones_like(y, dtype=torch.bool)
+        for surrogate in reported(threat):
             rng = generator(problem.seed, "rescore", assignment)
-            counts = attack_both_ways(network, problem.validation, problem.threat, surrogate, rng)
-            record[f"pgd20_{surrogate}_any"] = counts.any_iterate
-            record[f"pgd20_{surrogate}_last"] = counts.last_iterate
-        case = Case(network, x, y, problem.threat, derive(problem.seed, "worst case", assignment))
-        record["worst_case"] = float(withstanding(case, QUERIES).float().mean())
+            batches, model = problem.validation.batches(BATCH), through(network, surrogate)
+            last, every = at_last_and_every(model, batches, threat, rng, threat.steps)
+            record[f"pgd20_{surrogate}_any"] = float(every.double().mean())
+            record[f"pgd20_{surrogate}_last"] = float(last.double().mean())
+            left &= every
+        case = Case(network, x, y, threat, derive(problem.seed, "worst case", assignment))
+        record["worst_case"] = float(withstanding(case, QUERIES, left).double().mean())
         return record
 
     with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(workers) as pool:
@@ -299,7 +307,7 @@ def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) 
 def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics:
     """What retraining measured, from disk where it is there already."""
     target, chosen = run.folder.candidate(assignment.id), Format.multibit(assignment)
-    done = finished(target, run.settings, chosen)
+    done = finished(target, run.settings, chosen, run.data.test)
     if done is not None:
         return done
     start = supernet if run.settings.retraining.start == "supernet" else None

@@ -80,11 +80,11 @@ def prune_network(
     dense, format_, _ = load_network(trained)
     if format_.family is not Family.FLOAT:
         raise SettingsError(f"{str(trained)!r} holds {format_}; only float networks are pruned")
-    done = finished(path, settings, family)
-    if done is not None:
-        return done
     device, source = pick_device(settings.device), Dense(dense, family)
     data = datasets.load(settings.data, settings.seed)
+    done = finished(path, settings, family, data.test)
+    if done is not None:
+        return done
     path.mkdir(parents=True, exist_ok=True)
     problem = Problem(
         source,

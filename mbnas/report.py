@@ -42,7 +42,10 @@ def write_pareto(
     csv = io.StringIO()
     pd.DataFrame(rows, columns=COLUMNS).to_csv(csv, index=False)
     write_text(folder.pareto_file.with_suffix(".csv"), csv.getvalue())
-    page = pareto_figure(settings, trials, front, retrained).to_html(include_plotlyjs=True)
+    figure = pareto_figure(settings, trials, front, retrained)
+    if worst_cases:
+        figure.update_layout(title_subtitle_text=ranking(front, worst_cases))
+    page = figure.to_html(include_plotlyjs=True)
     write_text(folder.pareto_file.with_suffix(".html"), page)
 
 
@@ -55,6 +58,14 @@ def agreement(front: Sequence[Trial], worst_cases: WorstCases) -> float | None:
     return None if math.isnan(tau) else float(tau)
 
 
+def ranking(front: Sequence[Trial], worst_cases: WorstCases) -> str:
+    """How far stronger attacks rank the members as the search did, as a sentence."""
+    tau = agreement(front, worst_cases)
+    if tau is None:
+        return "robust accuracy and worst case leave nothing to rank"
+    return f"robust accuracy and worst case rank with Kendall's tau {tau:.2f}"
+
+
 def short(assignment: Assignment) -> str:
     """Runs of equal layers counted: ``3x1 1x1*4 2x2``."""
     runs = ((bases, len(list(equal))) for bases, equal in groupby(assignment))
@@ -63,9 +74,8 @@ def short(assignment: Assignment) -> str:
 
 def pareto_table(front: Sequence[Trial], worst_cases: WorstCases) -> Table:
     """The Pareto set, cheapest first, accuracies on validation images."""
-    tau = agreement(front, worst_cases)
-    ranking = "" if tau is None else f"; robust and worst case rank with Kendall's tau {tau:.2f}"
-    table = Table(title="Pareto set (validation images)", caption=f"{DEFINITION}{ranking}")
+    caption = f"{DEFINITION}; {ranking(front, worst_cases)}"
+    table = Table(title="Pareto set (validation images)", caption=caption)
     for name in ("id", "BOPS", "natural", "robust", "worst case"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")

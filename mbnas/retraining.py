@@ -10,12 +10,13 @@ import torch
 
 from mbnas import config, parallel
 from mbnas.bops import bops
-from mbnas.checkpoints import NETWORK_FILE, load_network, save_network
+from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of, save_network
 from mbnas.config import Settings
-from mbnas.data import Data, fingerprint
-from mbnas.evaluation import Scores, measure, plain_stages, test
+from mbnas.data import Data
+from mbnas.evaluation import Scores, guard_stages, measure, test
 from mbnas.files import write_json, write_text
 from mbnas.formats import Family, Format
+from mbnas.images import Images
 from mbnas.networks import Network, Source, build_network, freeze
 from mbnas.randomness import derive, generator, seeded
 from mbnas.runs import read_json
@@ -25,11 +26,17 @@ Metrics = dict[str, Any]
 METRICS_FILE = "metrics.json"
 
 
-def finished(folder: Path, settings: Settings, expected: Format | Family) -> Metrics | None:
+def finished(
+    folder: Path, settings: Settings, expected: Format | Family, images: Images
+) -> Metrics | None:
     """What the metrics of a training say that came to its end in ``folder``; None if none did.
+
+    Args:
+        images: that it must have been tested on.
 
     Raises:
         SettingsError: if what was trained there is not what is asked for.
+        DataError: if it was tested on other images.
     """
     if not (folder / METRICS_FILE).exists():
         return None
@@ -41,6 +48,7 @@ def finished(folder: Path, settings: Settings, expected: Format | Family) -> Met
         f"{str(folder)!r} was trained",
         "leave them away to see its metrics, or move the folder away to train it anew",
     )
+    require_images_of(folder, images)
     metrics: Metrics = read_json(folder / METRICS_FILE)
     return metrics
 
@@ -67,7 +75,7 @@ def retrain(
     network = _start(settings, format_, data, source, seed).to(device)
     recipe = settings.retraining
     guard_images = data.validation.first(recipe.guard_images)
-    guarding = plain_stages(settings.threat, recipe.guard_steps)
+    guarding = guard_stages(settings.threat, recipe.guard_steps)
 
     def guard() -> Scores:
         rng = generator(seed, "guard")
@@ -90,7 +98,7 @@ def retrain(
 
     def tested() -> Metrics:
         write_text(folder / "assignment.txt", f"{format_.widths}\n")
-        save_network(folder / NETWORK_FILE, network, format_, settings, fingerprint(data.test))
+        save_network(folder / NETWORK_FILE, network, format_, settings, data.test)
         metrics = {
             **described(settings, format_),
             "start": start,

@@ -30,6 +30,7 @@ from mbnas.config import (
     identity,
     require_same,
 )
+from mbnas.data import fingerprint
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
@@ -93,6 +94,7 @@ def fit(
         "seed": seed,
         "recipe": recipe.model_dump(mode="json"),
         "settings": identity(settings),
+        "images": fingerprint(train),
     }
     history, best = _restore(checkpoint, origin, module, optimizer)
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:

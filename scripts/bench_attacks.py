@@ -23,7 +23,7 @@ from mbnas import data as datasets
 from mbnas.auditing import PLANS
 from mbnas.config import Recipe, Settings
 from mbnas.data import Data
-from mbnas.evaluation import plain_stages
+from mbnas.evaluation import guard_stages
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, build_network
@@ -39,7 +39,7 @@ def trained(network: Network, settings: Settings, data: Data, recipe: Recipe) ->
     """By FastAT; the best of its epochs on held-out images."""
     network.standardise_by(*data.statistics())
     held_out = data.validation.first(recipe.guard_images)
-    guarding = plain_stages(settings.threat, 5)
+    guarding = guard_stages(settings.threat, 5)
     with tempfile.TemporaryDirectory() as folder:
         fit(
             network,

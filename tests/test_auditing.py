@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -198,6 +199,21 @@ def test_an_interrupted_audit_goes_on_and_ends_the_same(tmp_path: Path, of_hones
     )
 
 
+def test_a_source_that_is_wrong_already_still_gives_images_to_transfer(
+    of_honest: Audit, tmp_path: Path
+) -> None:
+    """Shattered hides its gradient; the source has it, but is wrong about every image."""
+
+    def wrong(x: Tensor, surrogate: Surrogate) -> Tensor:
+        nearest = (x[:, None] - X).flatten(2).norm(dim=2).argmin(dim=1)
+        right = F.one_hot(Y, 10)[nearest]
+        return honest()(x, surrogate) - 100 * right
+
+    found = audited(Shattered(), tmp_path, sources={"wrong": wrong}).evidence
+    left = found.standing[f"{TRANSFER}wrong"].sum()
+    assert left <= of_honest.evidence.scored.sum() + 3  # as many as the gradient itself leaves
+
+
 def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
     audited(honest(), tmp_path)
     with pytest.raises(DataError, match="unfinished audit of another network, other images"):
@@ -213,14 +229,16 @@ def test_pgd_of_the_paper_counts_both_iterates() -> None:
 
 def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides() -> None:
     case = Case(honest(), X, Y, THREAT, 0)
-    left = withstanding(case, 100)
+    left = withstanding(case, 100, case.natural())
     for loss, surrogate in (("margin", THREAT.surrogate), ("cross-entropy", Surrogate.STE)):
         alone = case.standing(
             case.pgd(loss, surrogate, 10), case.through(surrogate), case.natural()
         )
         assert left.sum() <= alone.sum() + 1  # starts are random
-    hidden = withstanding(Case(Shattered(), X, Y, THREAT, 0), 400)
-    by_gradient = Case(Shattered(), X, Y, THREAT, 0).by_the_paper(20, 0)[0]
+    assert not (withstanding(case, 1, left) & ~left).any()
+    shattered = Case(Shattered(), X, Y, THREAT, 0)
+    hidden = withstanding(shattered, 400, shattered.natural())
+    by_gradient = shattered.by_the_paper(20, 0)[0]
     assert hidden.float().mean() < by_gradient.float().mean() - 0.1
 
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import same, scrambled, tiny
+from helpers import noise, same, scrambled, tiny
 from safetensors.torch import save_file
 
 from mbnas.assignment import Assignment
 from mbnas.checkpoints import (
     NETWORK_FILE,
-    images_of,
     load_network,
     load_supernet,
+    require_images_of,
     save_network,
     save_supernet,
 )
@@ -26,6 +26,7 @@ SETTINGS = tiny()
 TABLE, SPACE = SETTINGS.table, SETTINGS.space
 MIXED = Assignment.parse("2x1,1x2,1x1,2x2,1x1,2x1", SPACE.layers)
 FORMAT = Format.multibit(MIXED)
+IMAGES = noise(8, TABLE.image, TABLE.classes)
 
 
 def random_supernet() -> Supernet:
@@ -41,7 +42,7 @@ def random_network() -> Network:
 @pytest.fixture
 def network_file(tmp_path: Path) -> Path:
     path = tmp_path / NETWORK_FILE
-    save_network(path, random_network(), FORMAT, SETTINGS, "f00d")
+    save_network(path, random_network(), FORMAT, SETTINGS, IMAGES)
     return path
 
 
@@ -68,7 +69,9 @@ def test_a_network_comes_back_bit_for_bit(network_file: Path) -> None:
     assert same(loaded, saved)
     assert {"mean", "head.running_var", "head.num_batches_tracked"} <= loaded.state_dict().keys()
     assert (format_, settings) == (FORMAT, SETTINGS)
-    assert images_of(network_file) == "f00d"
+    require_images_of(network_file, IMAGES)
+    with pytest.raises(DataError, match="are not those that"):
+        require_images_of(network_file, noise(8, TABLE.image, TABLE.classes, seed=1))
     x = torch.rand(4, *TABLE.image)
     assert torch.equal(loaded(x), saved.eval()(x))
 
@@ -98,7 +101,7 @@ def test_loading_draws_no_random_numbers(network_file: Path, supernet_file: Path
 
 def test_saving_leaves_the_module_alone(tmp_path: Path) -> None:
     network = random_network().train()
-    save_network(tmp_path / "file", network, FORMAT, SETTINGS, "f00d")
+    save_network(tmp_path / "file", network, FORMAT, SETTINGS, IMAGES)
     assert network.training
     assert same(network, random_network())
 
@@ -148,10 +151,18 @@ def test_weights_of_other_programs_are_refused(
     assert "was not written by mbnas" in complaint(load, path)
 
 
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    network = random_network()
+    with torch.no_grad():
+        next(iter(network.convolutions.values())).weight[0, 0, 0, 0] = torch.nan
+    save_network(tmp_path / NETWORK_FILE, network, FORMAT, SETTINGS, IMAGES)
+    assert "not finite" in complaint(load_network, tmp_path / NETWORK_FILE)
+
+
 @pytest.mark.parametrize("bases", ["1x1", "2x2"])
 def test_weights_that_do_not_fit_their_description_are_refused(tmp_path: Path, bases: str) -> None:
     other = Assignment.parse(bases, SPACE.layers)
-    save_network(tmp_path / NETWORK_FILE, multibit(TABLE, other), FORMAT, SETTINGS, "f00d")
+    save_network(tmp_path / NETWORK_FILE, multibit(TABLE, other), FORMAT, SETTINGS, IMAGES)
     assert "was not written by mbnas" in complaint(load_network, tmp_path / NETWORK_FILE)
 
 

@@ -393,6 +393,24 @@ def test_a_run_is_never_overwritten(mistake: Callable[..., str], run: Path) -> N
 # Disks
 
 
+def test_a_backbone_is_checked_before_its_space_is_looked_for(mistake: Callable[..., str]) -> None:
+    line = mistake("train", "--format", "float", "--backbone", "resnet21", code=2)
+    assert "unknown backbone 'resnet21'; did you mean" in line
+    line = mistake("train", "--format", "float", "--backbone", "resnet44", code=2)
+    assert "no space 'search_spaces/resnet44.yaml'; give --space FILE, whose recipe" in line
+
+
+def test_a_file_where_the_folder_should_be_is_explained(
+    mistake: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below"):
+        command = ("train", *SPACE, *OVERRIDES, "--format", "xnor", "--out", str(tmp_path / out))
+        line = mistake(*command, code=3)
+        assert "cannot write" in line
+        assert "name another --out" in line
+
+
 def failing(number: int) -> Callable[..., None]:
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -429,7 +447,7 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     assert output.out == ""
     *_, line = output.err.splitlines()
     assert "No space left on device" in line
-    assert "go on with --resume" in line
+    assert "goes on with --resume" in line
     assert call("search", "--resume", str(out), "--executor", "inprocess") == 0
     for file in ("pareto.csv", "supernet.safetensors"):
         assert (out / file).read_bytes() == (finished / file).read_bytes()

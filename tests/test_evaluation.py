@@ -1,5 +1,6 @@
 """Accuracies of models whose answers are known, and batch-norm statistics worked out by hand."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -14,14 +15,15 @@ from mbnas import backbones, evaluation, losses
 from mbnas.assignment import Assignment
 from mbnas.attacks import uniform_start
 from mbnas.config import Objective, Settings, Surrogate, Threat
+from mbnas.errors import SettingsError
 from mbnas.evaluation import (
     Counts,
     Scores,
     Spread,
     Stage,
     attack_both_ways,
+    guard_stages,
     measure,
-    plain_stages,
     recalibrate,
     scoring_stages,
 )
@@ -119,11 +121,14 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_none(value: float) -> None:
+def test_logits_that_are_not_finite_are_never_right_and_never_reported(value: float) -> None:
     def broken(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
         return torch.tensor([value, 0.0]) + 0 * x.flatten(1)
 
-    assert measured(broken, grey([128] * 4, [0, 1, 0, 1])).loss is None
+    images = grey([128] * 4, [0, 1, 0, 1])
+    assert measured(broken, images) == Scores(0, 0, None)
+    with pytest.raises(SettingsError, match="logits that are not finite"):
+        evaluation.test(broken, images, reporting(Surrogate.TANH), seed=0)
 
 
 def test_an_image_that_is_wrong_naturally_is_not_robust_even_if_the_attack_mends_it() -> None:
@@ -156,18 +161,22 @@ def test_the_final_iterate_counts_too() -> None:
     assert (counts.any_iterate, counts.last_iterate) == (0, 0)
 
 
-def test_fewer_steps_may_be_asked_for() -> None:
-    calls: list[Tensor] = []
+@pytest.mark.parametrize("surrogate", list(Surrogate))
+def test_no_training_is_judged_by_its_own_surrogate_alone(surrogate: Surrogate) -> None:
+    threat = THREAT.model_copy(update={"surrogate": surrogate})
+    stages = guard_stages(threat, 3)
+    assert {each.surrogate for each in stages} == {surrogate, Surrogate.POLYNOMIAL}
+    assert {each.steps for each in stages} == {3}
 
-    def watched(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
-        calls.append(x)
-        return right_where(lambda brightness: brightness >= 0)(x)
 
-    images = grey([128] * 4, [0] * 4)
-    for steps, expected in ((None, THREAT.steps), (3, 3)):
-        calls.clear()
-        measure(watched, images, THREAT, generator(0), plain_stages(THREAT, steps))
-        assert len(calls) == expected + 2  # before and after the attack
+def test_a_network_in_training_mode_is_not_measured() -> None:
+    model, images = network().train(), images_of_noise(8)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(SettingsError, match=r"training mode, .* call network\.eval\(\)"):
+        measured(model, images)
+    with pytest.raises(SettingsError, match="training mode"):
+        evaluation.test(model, images, reporting(Surrogate.TANH), seed=0)
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
 @given(surrogate=st.sampled_from(list(Surrogate)), steps=st.integers(2, 50))

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import scrambled, tiny
+from helpers import noise, scrambled, tiny
 
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
 from mbnas.auditing import Effort
 from mbnas.checkpoints import NETWORK_FILE, save_network
-from mbnas.config import Settings
-from mbnas.data import fingerprint
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
 from mbnas.images import Images
@@ -22,13 +20,13 @@ from mbnas.networks import build_network
 SETTINGS = tiny()
 
 
-def saved(folder: Path, text: str, settings: Settings = SETTINGS) -> Path:
-    """A candidate's folder with random weights."""
+def saved(folder: Path, text: str, images: Images | None = None) -> Path:
+    """A candidate's folder with random weights, for digits unless other images are given."""
     folder.mkdir(parents=True)
-    format_ = Format.parse(text, settings.space.layers)
-    network = scrambled(lambda: build_network(settings.table, format_))
-    images = datasets.load(SETTINGS.data, SETTINGS.seed).test
-    save_network(folder / NETWORK_FILE, network, format_, settings, fingerprint(images))
+    format_ = Format.parse(text, SETTINGS.space.layers)
+    network = scrambled(lambda: build_network(SETTINGS.table, format_))
+    digits = datasets.load(SETTINGS.data, SETTINGS.seed).test
+    save_network(folder / NETWORK_FILE, network, format_, SETTINGS, images or digits)
     return folder
 
 
@@ -45,7 +43,7 @@ def test_an_audit_leaves_its_record_and_page_and_tries_the_siblings(tmp_path: Pa
     record = json.loads(audit_file(one, Effort.QUICK).read_text())
     assert record["verdict"] == found.verdict
     transfers = [each for each in record["standing_after"] if each.startswith("transfer from ")]
-    assert transfers == ["transfer from other", "transfer from twin"]
+    assert transfers == ["transfer from other", f"transfer from {twin}"]
 
 
 def test_a_network_is_not_measured_on_images_of_another_data_set(
@@ -63,20 +61,37 @@ def test_a_network_is_not_measured_on_images_of_another_data_set(
 
 def test_transfer_needs_networks_for_equal_images(tmp_path: Path) -> None:
     one = saved(tmp_path / "one", "mbn1x1")
-    other = tiny("data.name=folder", "data.classes=7", "data.image_size=16")
-    stranger = saved(tmp_path / "elsewhere" / "stranger", "mbn1x1", other)
-    with pytest.raises(SettingsError, match=r"7 classes, .* of 10; transfer needs equal ones"):
+    stranger = saved(tmp_path / "elsewhere" / "stranger", "mbn1x1", images=noise(8, (1, 8, 8), 10))
+    with pytest.raises(DataError, match=r"are not those that '.*stranger' belongs to"):
         audit_checkpoint(one, Effort.QUICK, transfer=[stranger])
 
 
-def test_a_diverged_network_is_refused(tmp_path: Path) -> None:
+def test_no_network_attacks_itself_and_equal_names_do_not_hide_each_other(tmp_path: Path) -> None:
+    one, two = (saved(tmp_path / each / "network", "mbn1x1") for each in ("a", "b"))
+    audit_checkpoint(one, Effort.QUICK, transfer=[one, one / NETWORK_FILE, two / NETWORK_FILE])
+    record = json.loads(audit_file(one, Effort.QUICK).read_text())
+    transfers = [each for each in record["standing_after"] if each.startswith("transfer from ")]
+    assert transfers == [f"transfer from {two / NETWORK_FILE}"]
+
+
+def test_measuring_cannot_change_the_shape_of_a_network(tmp_path: Path) -> None:
+    one = saved(tmp_path / "one", "mbn1x1")
+    for change in ("backbone.width=4", "backbone.name=resnet20", "choices.weight_bases=[1]"):
+        with pytest.raises(SettingsError, match="networks of another shape need a training"):
+            evaluate_checkpoint(one, [change])
+
+
+@pytest.mark.parametrize(("value", "error"), [(torch.nan, DataError), (3e38, SettingsError)])
+def test_a_diverged_network_is_refused(
+    tmp_path: Path, value: float, error: type[Exception]
+) -> None:
     folder = tmp_path / "one"
     folder.mkdir()
     format_ = Format.multibit(Assignment.uniform(1, 1, SETTINGS.space.layers))
     network = scrambled(lambda: build_network(SETTINGS.table, format_))
     with torch.no_grad():
-        network.classifier.bias.fill_(torch.nan)
+        network.classifier.weight.fill_(value)
     images = datasets.load(SETTINGS.data, SETTINGS.seed).test
-    save_network(folder / NETWORK_FILE, network, format_, SETTINGS, fingerprint(images))
-    with pytest.raises(SettingsError, match="not finite"):
+    save_network(folder / NETWORK_FILE, network, format_, SETTINGS, images)
+    with pytest.raises(error, match="not finite"):
         evaluate_checkpoint(folder)

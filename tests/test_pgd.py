@@ -1,5 +1,6 @@
 """PGD, FGSM and restarts against models whose worst case is known."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -23,14 +24,14 @@ from mbnas.attacks import (
     uniform_start,
 )
 from mbnas.config import Surrogate
-from mbnas.errors import SettingsError
+from mbnas.errors import DataError, SettingsError
 from mbnas.networks import freeze, multibit
 
 
 @given(
     seed=st.integers(0, 2**32),
     eps=st.floats(1e-3, 1),
-    step=st.floats(1e-4, 2),
+    step=st.floats(1e-4, 1),
     steps=st.integers(0, 5),
     stop=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -63,6 +64,24 @@ def test_an_eps_of_the_wrong_scale_is_refused_by_every_attack(eps: float) -> Non
     ):
         with pytest.raises(SettingsError, match=r"scale of images in \[0, 1\]; 8 of 255 .* 8/255"):
             attack(linear, x, y, eps=eps, generator=seeded())
+
+
+def test_a_step_of_the_wrong_scale_is_refused() -> None:
+    x, y = batch()
+    with pytest.raises(SettingsError, match=r"step 2 is not in the scale of images"):
+        pgd(linear, x, y, eps=0.1, step=2, steps=1, generator=seeded())
+
+
+@pytest.mark.parametrize("spoilt", [lambda x: 255 * x, lambda x: 2 * x - 1, lambda x: x / 0])
+def test_images_outside_the_box_are_refused(spoilt: Callable[[Tensor], Tensor]) -> None:
+    x, y = batch()
+    for attack in (
+        partial(pgd, step=0.1, steps=1),
+        partial(apgd, steps=1),
+        partial(square, queries=2),
+    ):
+        with pytest.raises(DataError, match=r"images run from .*; attacks need them in \[0, 1\]"):
+            attack(linear, spoilt(x), y, eps=0.1, generator=seeded())
 
 
 def test_start_is_uniform_in_the_ball() -> None:

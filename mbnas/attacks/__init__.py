@@ -6,7 +6,15 @@ batch, and no attack takes gradients of parameters.
 """
 
 from mbnas.attacks.apgd import apgd, apgd_targeted
-from mbnas.attacks.common import Attack, Model, broken, restarted, uniform_start
+from mbnas.attacks.common import (
+    Attack,
+    Model,
+    broken,
+    require_images,
+    restarted,
+    right,
+    uniform_start,
+)
 from mbnas.attacks.pgd import fgsm, n_fgsm, pgd
 from mbnas.attacks.square import square
 
@@ -19,7 +27,9 @@ __all__ = [
     "fgsm",
     "n_fgsm",
     "pgd",
+    "require_images",
     "restarted",
+    "right",
     "square",
     "uniform_start",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mbnas.attacks.common import Model, ball, broken, uniform_start
+from mbnas.attacks.common import Model, ball, broken, require_images, right, uniform_start
 from mbnas.losses import Loss, cross_entropy, targeted_logit_ratio
 
 MOMENTUM = 0.75
@@ -60,7 +60,12 @@ def apgd(
 
     Returns:
         (B, C, H, W): the first misclassified iterate, or the one of the largest loss.
+
+    Raises:
+        SettingsError: if ``eps`` is not in the scale of images in [0, 1].
+        DataError: if the images are not.
     """
+    require_images(x)
     lower, upper = ball(x, eps)
     adversarial = uniform_start(x, eps, generator)
     standing = torch.arange(len(x), device=x.device)
@@ -73,20 +78,20 @@ def apgd(
             logits = model(images)
             value = loss(logits, aim[standing])
         (gradient,) = torch.autograd.grad(value.sum(), images)
-        return logits.argmax(dim=1) == y[standing], value.detach(), gradient
+        return right(logits, y[standing]), value.detach(), gradient
 
-    right, value, gradient = look(adversarial)
+    still, value, gradient = look(adversarial)
     ascent = _begin(adversarial.clone(), value, gradient, 2 * eps)
     periods = {end: end - begin for begin, end in pairwise(checkpoints(steps))}
     for k in range(1, steps + 1):
-        standing, ascent = standing[right], _Ascent(*(each[right] for each in ascent))
+        standing, ascent = standing[still], _Ascent(*(each[still] for each in ascent))
         if len(standing) == 0:
             break
         momentum = MOMENTUM if k > 1 else 1.0
         ascent = _move(ascent, lower[standing], upper[standing], momentum)
-        right, value, gradient = look(ascent.place)
+        still, value, gradient = look(ascent.place)
         ascent = _record(ascent, value, gradient)
-        adversarial[standing] = torch.where(_like(right, x), ascent.best, ascent.place)
+        adversarial[standing] = torch.where(_like(still, x), ascent.best, ascent.place)
         if k in periods:
             ascent = _review(ascent, periods[k])
     return adversarial

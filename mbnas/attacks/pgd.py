@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mbnas.attacks.common import Model, ball, require_scale, uniform_start
+from mbnas.attacks.common import (
+    Model,
+    ball,
+    require_images,
+    require_scale,
+    right,
+    uniform_start,
+)
 from mbnas.losses import Loss, cross_entropy
 
 
@@ -37,7 +44,13 @@ def pgd(
 
     Returns:
         (B, C, H, W), within ``eps`` of ``x`` and within [0, 1].
+
+    Raises:
+        SettingsError: if a distance is not in the scale of images in [0, 1].
+        DataError: if the images are not.
     """
+    require_images(x)
+    require_scale("step", step)
     lower, upper = ball(x, eps)
     adversarial = uniform_start(x, eps, generator)
     standing = torch.arange(len(x), device=x.device)
@@ -49,8 +62,8 @@ def pgd(
             driven = loss(logits, aim[standing]).sum()
         (gradient,) = torch.autograd.grad(driven, images)
         if stop_when_broken:
-            right = logits.argmax(dim=1) == y[standing]
-            standing, images, gradient = standing[right], images[right], gradient[right]
+            still = right(logits, y[standing])
+            standing, images, gradient = standing[still], images[still], gradient[still]
             if len(standing) == 0:
                 break
         moved = images.detach() + step * gradient.sign()
@@ -61,17 +74,13 @@ def pgd(
 def fgsm(
     model: Model, x: Tensor, y: Tensor, *, eps: float, step: float, generator: torch.Generator
 ) -> Tensor:
-    """One step from a uniform start: the perturbation of FastAT (Wong et al. 2020, Alg. 3)."""
-    return pgd(
-        model,
-        x,
-        y,
-        eps=eps,
-        step=step,
-        steps=1,
-        generator=generator,
-        stop_when_broken=False,
-    )
+    """One step from a uniform start: the perturbation of FastAT (Wong et al. 2020, Alg. 3).
+
+    It runs in every step of training, where a look at the images would make a GPU wait: unlike
+    other attacks it does not check that they are in [0, 1].
+    """
+    lower, upper = ball(x, eps)
+    return _stepped(model, uniform_start(x, eps, generator), y, step).clamp(lower, upper)
 
 
 def n_fgsm(
@@ -84,10 +93,15 @@ def n_fgsm(
     Returns:
         (B, C, H, W) in [0, 1], within 2 eps + step of ``x``.
     """
-    require_scale(eps)
+    require_scale("eps", eps)
     noise = torch.rand(x.shape, generator=generator).to(x) * 4 * eps - 2 * eps
-    images = (x + noise).requires_grad_()
+    return _stepped(model, x + noise, y, step).clamp(0, 1)
+
+
+def _stepped(model: Model, x: Tensor, y: Tensor, step: float) -> Tensor:
+    """x + step * sign(grad cross-entropy(x))."""
+    images = x.requires_grad_()
     with torch.enable_grad():
         driven = cross_entropy(model(images), y).sum()
     (gradient,) = torch.autograd.grad(driven, images)
-    return (images.detach() + step * gradient.sign()).clamp(0, 1)
+    return images.detach() + step * gradient.sign()

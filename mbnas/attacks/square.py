@@ -8,7 +8,7 @@ from bisect import bisect_left
 import torch
 from torch import Tensor
 
-from mbnas.attacks.common import Model, ball
+from mbnas.attacks.common import Model, ball, require_images
 from mbnas.losses import margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
@@ -38,7 +38,12 @@ def square(
 
     Returns:
         (B, C, H, W): the best found; misclassified where any query was.
+
+    Raises:
+        SettingsError: if ``eps`` is not in the scale of images in [0, 1].
+        DataError: if the images are not.
     """
+    require_images(x)
     lower, upper = ball(x, eps)
     batch, channels, height, width = x.shape
 

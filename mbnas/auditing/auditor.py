@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mbnas.attacks import square
+from mbnas.auditing import autoattack
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
@@ -17,7 +18,7 @@ from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.auditing.ledger import Ledger
 from mbnas.config import Surrogate, Threat
 from mbnas.evaluation import Steered, another, require_sound
-from mbnas.progress import bar
+from mbnas.progress import bar, log
 from mbnas.runs import Journal
 
 
@@ -61,6 +62,9 @@ def audit(
         DataError: if the images are not in [0, 1].
     """
     require_sound(network, x)
+    if plan.autoattack and not autoattack.available():
+        log.warning('AutoAttack is left out; pip install "mbnas[autoattack]" to run it, too')
+        plan = replace(plan, autoattack=False)
     others = dict(sources or {})
     case = Case(network, x, y, threat, seed)
     with torch.no_grad():
@@ -78,14 +82,16 @@ def audit(
     return Audit(threat, seed, plan, evidence, judge(evidence))
 
 
-def withstanding(case: Case, queries: int) -> Tensor:
-    """Which images (n,) a short worst case leaves: two attacks that share nothing, then Square.
+def withstanding(case: Case, queries: int, before: Tensor) -> Tensor:
+    """Which images (n,) a short worst case leaves of those that stood ``before``.
+
+    Two attacks that share nothing, then Square.
 
     The margin through the threat model's surrogate, rescaled cross-entropy through another one,
     each with the iterations of the threat model, and ``queries`` of the gradient-free Square.
     """
     own, steps = case.threat.surrogate, case.threat.steps
-    left = case.natural()
+    left = before
     for loss, surrogate in (("margin", own), ("rescaled cross-entropy", another(own))):
         left = case.standing(case.pgd(loss, surrogate, steps), case.through(surrogate), left)
     search = partial(square, eps=case.threat.eps, queries=queries, generator=case.rng("square"))

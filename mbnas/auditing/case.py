@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mbnas import losses
-from mbnas.attacks import Attack, Model, pgd, uniform_start
+from mbnas.attacks import Attack, Model, pgd, right, uniform_start
 from mbnas.config import Surrogate, Threat
-from mbnas.evaluation import BATCH, Steered, correct_at_each_iterate, through
+from mbnas.evaluation import BATCH, Steered, at_last_and_every, through
 from mbnas.losses import Loss
 from mbnas.randomness import generator
 
@@ -91,14 +91,8 @@ class Case:
     def by_the_paper(self, steps: int, run: int) -> Tensor:
         """PGD through the straight-through estimator: masks at the last and at every iterate."""
         rng = self.rng("paper", steps, run)
-        right = torch.cat(
-            [
-                correct_at_each_iterate(self.through(Surrogate.STE), x, y, self.threat, rng, steps)
-                for x, y in self._batches()
-            ],
-            dim=1,
-        )
-        return torch.stack((right[-1], right.all(dim=0)))
+        model = self.through(Surrogate.STE)
+        return at_last_and_every(model, self._batches(), self.threat, rng, steps)
 
     def rise(self, surrogate: Surrogate, steps: int) -> list[float]:
         """Mean cross-entropy at each iterate of PGD on it, the random start first."""
@@ -128,4 +122,4 @@ class Case:
 
     @torch.no_grad()
     def _correct(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.network(x, Surrogate.STE).argmax(dim=1) == y
+        return right(self.network(x, Surrogate.STE), y)

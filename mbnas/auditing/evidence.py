@@ -187,13 +187,14 @@ def _attacks(
     attacks[f"{SQUARE}{plan.queries} queries"] = partial(
         square, eps=eps, queries=plan.queries, generator=case.rng("square")
     )
-    if plan.autoattack and autoattack.available():
+    if plan.autoattack:
         attacks[AUTOATTACK] = partial(autoattack.standard, eps=eps, seed=case.seed)
     white_box = {name: (attack, steered) for name, attack in attacks.items()}
     own = case.threat.surrogate
+    # To the last iterate: what barely fools the source fools no other network.
+    far = partial(case.pgd("cross-entropy", own, plan.sweep), stop_when_broken=False)
     transfer = {
-        f"{TRANSFER}{name}": (case.pgd("cross-entropy", own, plan.sweep), through(source, own))
-        for name, source in sources.items()
+        f"{TRANSFER}{name}": (far, through(source, own)) for name, source in sources.items()
     }
     return white_box | transfer
 
