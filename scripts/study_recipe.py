@@ -139,7 +139,10 @@ def with_shortcuts_around_blocks() -> AbstractContextManager[object]:
 
 VARIANTS = {
     "today": Variant(),
-    **{f"learning rate {rate:g}": Variant({"learning_rate": rate}) for rate in (1e-3, 1e-2, 2e-2)},
+    **{
+        f"learning rate {rate:g}": Variant({"learning_rate": rate})
+        for rate in (1e-3, 1e-2, 2e-2, 4e-2)
+    },
     "cosine schedule": Variant(altered=with_cosine),
     "no gradient clip": Variant({"gradient_clip": 1e9}),
     "batches of 64": Variant({"batch_size": 64}),
@@ -154,6 +157,10 @@ VARIANTS = {
     "two stages": Variant(staged=True),
     "distilled from float": Variant(distilled=True),
     "bfloat16": Variant({"precision": Precision.BFLOAT16}),
+    "learning rate 0.02, distilled": Variant({"learning_rate": 0.02}, distilled=True),
+    "learning rate 0.02, distilled, PReLU": Variant(
+        {"learning_rate": 0.02}, distilled=True, rebuild=bent
+    ),
 }
 
 
@@ -258,8 +265,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where accuracies are kept")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--formats", nargs="+", default=["mbn1x1", "mbn3x1"])
+    parser.add_argument("--formats", nargs="+", default=["mbn1x1"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--name", default="resnet8", help="of the result")
     parser.add_argument("--image-size", type=int, default=16)
     parser.add_argument("--train-images", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=12)
@@ -301,7 +309,7 @@ def main() -> None:
         "images": len(data.validation),
         "accuracy": found,
     }
-    print(bench.keep("recipe-resnet8", measured))
+    print(bench.keep(f"recipe-{arguments.name}", measured))
 
 
 if __name__ == "__main__":
