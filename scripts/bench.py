@@ -140,8 +140,9 @@ def commit() -> str:
 
 
 def command() -> str:
-    """That started this script, from the root of the repository."""
-    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """That started this script, from the root of the repository; folders elsewhere by name."""
+    given = [Path(each).name.upper() if Path(each).is_absolute() else each for each in sys.argv]
+    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *given[1:]])
 
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:
