@@ -82,11 +82,12 @@ def main() -> None:
     for name, k, seed in product(SERIES, range(1, 9), range(3)):
         if name == "float" and k > 1:
             continue
-        with seeded(seed):
+        with seeded(seed, "layer"):
             layer = convolution(ROW, *SERIES[name](k)).double()
-            for (along, surrogate), h in product(LOOKS, arguments.h):
+        for (along, surrogate), h in product(LOOKS, arguments.h):
+            with seeded(seed, "directions", along):  # equal for all surrogates, steps and formats
                 found = error(layer, along, h, surrogate, arguments.trials)
-                rows.append((name, k, seed, along, h, surrogate.value, found))
+            rows.append((name, k, seed, along, h, surrogate.value, found))
     columns = ["format", "k", "seed", "along", "h", "surrogate", "error"]
     table = pd.DataFrame(rows, columns=columns)
     arguments.out.mkdir(parents=True, exist_ok=True)
