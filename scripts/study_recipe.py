@@ -274,7 +274,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    options = {
+        "image size": arguments.image_size,
+        "train images": arguments.train_images,
+        "epochs": arguments.epochs,
+    }
+    bench.open_work(arguments.work, options)
     changes = (
         f"data.root={json.dumps(str(arguments.data))}",
         f"data.image_size={arguments.image_size}",
@@ -304,8 +309,7 @@ def main() -> None:
     )
     measured = {
         "seeds": arguments.seeds,
-        "train images": arguments.train_images,
-        "epochs": arguments.epochs,
+        **options,
         "images": len(data.validation),
         "accuracy": found,
     }

@@ -138,7 +138,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    options = {
+        "image size": arguments.image_size,
+        "train images": arguments.train_images,
+        "epochs": arguments.epochs,
+        "images": arguments.images,
+        "queries": arguments.queries,
+    }
+    bench.open_work(arguments.work, options)
     changes = (
         f"data.root={arguments.data}",
         f"data.image_size={arguments.image_size}",
@@ -170,14 +177,7 @@ def main() -> None:
     print(
         bench.keep(
             f"study-{arguments.name}",
-            {
-                "seeds": arguments.seeds,
-                "train images": arguments.train_images,
-                "epochs": arguments.epochs,
-                "images": arguments.images,
-                "queries": arguments.queries,
-                "networks": table,
-            },
+            {"seeds": arguments.seeds, **options, "networks": table},
         )
     )
 
