@@ -245,6 +245,32 @@ def study(result: Result) -> str:
     return f"{described}\n\n{table(['', *attacks], rows)}"
 
 
+def recipe(result: Result) -> str:
+    """Validation accuracy of every variant, most accurate first, and what it adds to today's."""
+    measured = result["measured"]
+    formats = list(next(iter(measured["accuracy"].values())))
+    described = (
+        f"`{result['command']}` ({machine(result)}): natural accuracy on {measured['images']} "
+        f"validation images, mean ± standard deviation over seeds "
+        f"{', '.join(map(str, measured['seeds']))}; {measured['train images']} training images, "
+        f"{measured['epochs']} epochs. In brackets the mean difference to today's recipe with the "
+        "same seeds."
+    )
+
+    def cell(accuracies: list[float], today: list[float]) -> str:
+        more = statistics.fmean(each - base for each, base in zip(accuracies, today, strict=True))
+        several = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+        return f"{statistics.fmean(accuracies):.1f}{several} ({more:+.1f})"
+
+    today = measured["accuracy"]["today"]
+    ranked = sorted(
+        measured["accuracy"].items(),
+        key=lambda each: -statistics.fmean(each[1][formats[0]]),
+    )
+    rows = [[name, *(cell(each[f], today[f]) for f in formats)] for name, each in ranked]
+    return f"{described}\n\n{table(['', *formats], rows)}"
+
+
 def gap(result: Result) -> str:
     """Error of the gradient over the longest step, bases or bits from left to right."""
     measured = result["measured"]
@@ -309,6 +335,7 @@ KINDS: dict[str, Callable[[Result], str]] = {
     "attacks": attacks,
     "gap": gap,
     "paper": paper,
+    "recipe": recipe,
     "study": study,
     "sweep": sweep,
     "search": search,
