@@ -25,7 +25,7 @@ class Bases(NamedTuple):
         return f"{self.weights}x{self.activations}"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Assignment:
     """The bases of every searchable layer, first layer first; as text ``3x1,1x1,...``."""
 
@@ -94,9 +94,6 @@ class Space:
     weights: tuple[int, ...]
     activations: tuple[int, ...]
     layers: int
-
-    def __len__(self) -> int:
-        raise TypeError("a space may hold more assignments than len() can return; use .size")
 
     def __contains__(self, assignment: Assignment) -> bool:
         return len(assignment) == self.layers and all(

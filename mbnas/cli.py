@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -73,7 +73,7 @@ def main() -> None:
         )
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     CONSOLE.print(f"mbnas: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
@@ -129,7 +129,6 @@ def search(
             outcome = pipeline.run_search(settings, folder, scoring)
     except KeyboardInterrupt:
         _fail(f"interrupted; go on with: mbnas search --resume {shlex.quote(str(folder))}", 130)
-        return
     if as_json:
         _print_json(
             {
@@ -255,7 +254,6 @@ def train(
         metrics = pipeline.train_network(settings, format_, folder)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
-        return
     if as_json:
         _print_json(metrics)
         return
@@ -302,7 +300,6 @@ def audit(
         found = inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
-        return
     if as_json:
         _print_json(page.record(found))
         return

@@ -66,7 +66,7 @@ class Surrogate(StrEnum):
 class Objective(StrEnum):
     """What the robust accuracy of a candidate is; see :mod:`mbnas.evaluation`."""
 
-    PGD20 = "pgd20"
+    PGD = "pgd"
     WORST_CASE = "worst-case"
 
 
@@ -222,7 +222,7 @@ class SearchSettings(_Frozen):
     budget: PositiveFloat | None = None
     evaluations: PositiveInt
     population: int = Field(default=16, ge=4)
-    objective: Objective = Objective.PGD20
+    objective: Objective = Objective.PGD
     images: PositiveInt
     recalibration_images: PositiveInt = 512
 
@@ -239,15 +239,13 @@ class RetrainingRecipe(Recipe):
     start: Literal["supernet", "scratch"] = "supernet"
 
 
-class TestSettings(_Frozen):
+class FinalSettings(_Frozen):
     """The final measurement on test images.
 
     Attributes:
         images: test images under attack (default: all); natural accuracy always uses all.
         runs: attack runs with different random starts; mean and spread are reported.
     """
-
-    __test__ = False  # not a test, whatever pytest thinks
 
     images: PositiveInt | None = None
     runs: PositiveInt = 5
@@ -266,7 +264,7 @@ class Settings(_Frozen):
     supernet: SupernetRecipe
     search: SearchSettings
     retraining: RetrainingRecipe
-    test: TestSettings = TestSettings()
+    test: FinalSettings = FinalSettings()
 
     @property
     def table(self) -> Backbone:

@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbnas.attacks import Model, broken, pgd, require_images, right
-from mbnas.config import Objective, Settings, Surrogate, Threat
+from mbnas.config import Objective, Surrogate, Threat
 from mbnas.errors import SettingsError
 from mbnas.images import Batch, Images
 from mbnas.losses import Loss, cross_entropy, margin, rescaled_cross_entropy
 from mbnas.networks import Network
-from mbnas.progress import bar
-from mbnas.randomness import generator
 
 BATCH = 128
 NOT_FINITE = (
@@ -53,12 +51,17 @@ def require_sound(network: nn.Module, x: Tensor) -> None:
         SettingsError: if the network is in training mode or its logits are not finite.
     """
     require_images(x)
-    _require_evaluation_mode(network)
+    require_evaluation_mode(network)
     if not all(network(each).isfinite().all() for each in torch.split(x, BATCH)):
         raise SettingsError(NOT_FINITE)
 
 
-def _require_evaluation_mode(network: Steered) -> None:
+def require_evaluation_mode(network: Steered) -> None:
+    """Check that one image cannot change the logits of another.
+
+    Raises:
+        SettingsError: if the network is in training mode.
+    """
     if isinstance(network, nn.Module) and any(each.training for each in network.modules()):
         raise SettingsError(
             "the network is in training mode, where one image changes the logits of another; "
@@ -104,7 +107,7 @@ def guard_stages(threat: Threat, steps: int) -> tuple[Stage, ...]:
 
 def scoring_stages(objective: Objective, threat: Threat) -> tuple[Stage, ...]:
     """What candidates of a search withstand; no objective takes more passes than PGD."""
-    if objective is Objective.PGD20:
+    if objective is Objective.PGD:
         return plain_stages(threat)
     half = threat.steps // 2
     return (
@@ -138,10 +141,10 @@ def measure(
     Raises:
         SettingsError: if the network is in training mode.
     """
-    _require_evaluation_mode(network)
+    require_evaluation_mode(network)
     natural, robust, total = 0, 0, 0.0
     for x, y in images.batches(BATCH):
-        standing, loss = _classify(network, x, y)
+        standing, loss = classify(network, x, y)
         natural, total = natural + int(standing.sum()), total + loss
         for stage in stages or plain_stages(threat):
             if not standing.any():
@@ -164,7 +167,7 @@ def measure(
 
 
 @torch.no_grad()
-def _classify(network: Network, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
+def classify(network: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, float]:
     """Which images are classified correctly, (B,), and the sum of their cross-entropies."""
     logits = network(x)
     return right(logits, y), F.cross_entropy(logits, y, reduction="sum").item()
@@ -172,34 +175,6 @@ def _classify(network: Network, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
 
 def _mean_loss(total: float, count: int) -> float | None:
     return total / count if math.isfinite(total) else None
-
-
-def reported(threat: Threat) -> tuple[Surrogate, ...]:
-    """Through which surrogates a network is attacked: that of its threat model, and the paper's."""
-    return tuple(dict.fromkeys((threat.surrogate, Surrogate.STE)))
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Accuracy under one PGD run, counted both ways, as fractions of all images.
-
-    Attributes:
-        any_iterate: correct naturally and at every iterate.
-        last_iterate: correct at the last iterate whatever happened before, as in the literature;
-            above natural accuracy it is a sign of masked gradients.
-    """
-
-    any_iterate: float
-    last_iterate: float
-
-
-def attack_both_ways(
-    network: Network, images: Images, threat: Threat, surrogate: Surrogate, rng: torch.Generator
-) -> Counts:
-    """PGD on a frozen network through ``surrogate``, every image attacked to the last iterate."""
-    model = through(network, surrogate)
-    last, every = at_last_and_every(model, images.batches(BATCH), threat, rng, threat.steps)
-    return Counts(float(every.double().mean()), float(last.double().mean()))
 
 
 def at_last_and_every(
@@ -253,61 +228,3 @@ class Spread:
     def over(cls, values: Sequence[float]) -> Spread:
         """Of at least one value; the deviation of a single one is 0."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
-
-
-@dataclass(frozen=True)
-class TestScores:
-    """What is reported of a network, measured on test images.
-
-    Attributes:
-        natural: over all ``images``.
-        pgd20: any iterate, through the threat model's surrogate; like all attacks over the first
-            ``attacked`` images and ``runs`` random starts.
-        attacks: both counts through each reported surrogate, as ``<surrogate>_<any|last>``.
-    """
-
-    __test__ = False  # not a test, whatever pytest thinks
-
-    natural: float
-    loss: float
-    pgd20: Spread
-    attacks: dict[str, Spread]
-    images: int
-    attacked: int
-    runs: int
-
-
-def test(network: Network, images: Images, settings: Settings, seed: int) -> TestScores:
-    """Final measurement of a frozen network; the only use of test images.
-
-    Raises:
-        SettingsError: if the network is in training mode or its logits are not finite.
-    """
-    _require_evaluation_mode(network)
-    threat, attacked = settings.threat, images.first(settings.test.images)
-    natural, total = 0, 0.0
-    for x, y in images.batches(BATCH):
-        standing, loss = _classify(network, x, y)
-        natural, total = natural + int(standing.sum()), total + loss
-    if not math.isfinite(total):
-        raise SettingsError(NOT_FINITE)
-    attacks: dict[str, Spread] = {}
-    surrogates = reported(threat)
-    with bar("testing under attack", len(surrogates) * settings.test.runs) as advance:
-        for surrogate in surrogates:
-            counts = []
-            for run in range(settings.test.runs):
-                rng = generator(seed, "test", run)
-                counts.append(attack_both_ways(network, attacked, threat, surrogate, rng))
-                advance("")
-            attacks[f"{surrogate}_any"] = Spread.over([each.any_iterate for each in counts])
-            attacks[f"{surrogate}_last"] = Spread.over([each.last_iterate for each in counts])
-    return TestScores(
-        natural=natural / len(images),
-        loss=total / len(images),
-        pgd20=attacks[f"{threat.surrogate}_any"],
-        attacks=attacks,
-        images=len(images),
-        attacked=len(attacked),
-        runs=settings.test.runs,
-    )

@@ -13,8 +13,9 @@ from mbnas.auditing import PLANS, Audit, Effort, audit, page
 from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of
 from mbnas.config import Settings
 from mbnas.devices import pick_device
-from mbnas.evaluation import Steered, require_sound, test
+from mbnas.evaluation import Steered
 from mbnas.files import write_json, write_text
+from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, freeze
@@ -33,10 +34,8 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
         DataError: if the checkpoint is corrupt, or the images are not those it belongs to.
     """
     network, format_, settings, images = _opened(path, overrides)
-    x, _ = images.first(1).gather(slice(1))
-    require_sound(network, x)
     with suited_to(settings):
-        scores = test(network, images, settings, settings.seed)
+        scores = final_scores(network, images, settings, settings.seed)
     return {**described(settings, format_), "test": asdict(scores)}
 
 

@@ -110,6 +110,10 @@ class Source(Protocol):
     """What networks are taken from: a supernet, or a network that is pruned."""
 
     @property
+    def kind(self) -> str:
+        """What metrics call a start from it."""
+
+    @property
     def backbone(self) -> Backbone:
         """Their table."""
 

@@ -8,47 +8,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mbnas import config, parallel, runs
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
-from mbnas.auditing import Case, Effort, withstanding
+from mbnas.auditing import Effort
 from mbnas.bops import bops
-from mbnas.checkpoints import load_network, load_supernet, save_supernet
+from mbnas.checkpoints import load_network, load_supernet
 from mbnas.config import Settings, require_same, require_same_networks
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.evaluation import (
-    BATCH,
-    Scores,
-    at_last_and_every,
-    guard_stages,
-    measure,
-    recalibrate,
-    reported,
-    through,
-)
 from mbnas.formats import Format
 from mbnas.inspection import audit_file, audit_of, audited
 from mbnas.networks import freeze
 from mbnas.pareto import most_useful, non_dominated
-from mbnas.progress import bar, log
-from mbnas.randomness import derive, generator, seeded
+from mbnas.pretraining import pretrained
+from mbnas.progress import log
+from mbnas.randomness import derive
 from mbnas.report import WorstCases, ranking, write_pareto
 from mbnas.retraining import Metrics, finished, retrain
 from mbnas.runs import RunFolder
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
-from mbnas.supernet import Supernet, extract
-from mbnas.threads import one_thread_each, suited_to
-from mbnas.training import fit, supernet_objective
-
-QUERIES = 100  # of the Square attack that Pareto members are re-scored by
+from mbnas.search.rescoring import rescored
+from mbnas.supernet import Supernet
+from mbnas.threads import suited_to
 
 
 @dataclass(frozen=True)
@@ -176,7 +164,7 @@ def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Exe
     parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
     device = pick_device(settings.device)
     run = _Run(folder, settings, data.to(device), device)
-    supernet = _supernet(run)
+    supernet = pretrained(folder, settings, run.data, device)
     trials, front, worst_cases = parallel.led(lambda: _searched(run, supernet, executor))
     retrained: list[Metrics] = []
     for trial in most_useful(front, settings.retraining.candidates):
@@ -202,51 +190,11 @@ def _searched(
     trials = _trials(run, problem, executor)
     front = non_dominated(trials)
     write_pareto(run.folder, run.settings, trials, front, {}, [])
-    worst_cases = _rescore(run, problem.to(run.device), front, executor.workers)
+    on_device = problem.to(run.device)
+    worst_cases = rescored(on_device, front, run.folder.rescored, executor.workers)
     write_pareto(run.folder, run.settings, trials, front, worst_cases, [])
     log.info(ranking(front, worst_cases))
     return trials, front, worst_cases
-
-
-def _supernet(run: _Run) -> Supernet:
-    """The trained supernet, from disk where it is there already."""
-    settings, recipe, data = run.settings, run.settings.supernet, run.data
-    if run.folder.supernet_file.exists():
-        return load_supernet(run.folder.supernet_file).to(run.device)
-    seed = derive(settings.seed, "supernet")
-    with seeded(seed, "initial weights"):
-        supernet = Supernet(settings.table, settings.space)
-    supernet.standardise_by(*data.statistics())
-    supernet.to(run.device)
-    calibration = data.train.first(settings.search.recalibration_images)
-    guard_images = data.validation.first(recipe.guard_images)
-    guarding = guard_stages(settings.threat, recipe.guard_steps)
-
-    def guard() -> Scores:
-        network = freeze(extract(supernet, settings.space.largest))
-        recalibrate(network, calibration)
-        rng = generator(seed, "guard")
-        return measure(network, guard_images, settings.threat, rng, guarding)
-
-    checkpoint = run.folder.training_checkpoint("supernet")
-    fit(
-        supernet,
-        supernet_objective(supernet, settings.threat, recipe, seed),
-        guard=guard,
-        train=data.train,
-        settings=settings,
-        recipe=recipe,
-        title="supernet",
-        seed=seed,
-        checkpoint=checkpoint,
-    )
-
-    def save() -> None:
-        save_supernet(run.folder.supernet_file, supernet, settings)
-        checkpoint.unlink()
-
-    parallel.led(save)
-    return supernet
 
 
 def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
@@ -273,35 +221,6 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
         log.info("the space holds no more candidates within the budget")
     log.info("search: %d candidates evaluated", len(trials))
     return trials
-
-
-def _rescore(run: _Run, problem: Problem, front: Sequence[Trial], workers: int) -> WorstCases:
-    """Every Pareto member by stronger attacks, and by PGD through each reported surrogate."""
-    journal, threat = run.folder.rescored, problem.threat
-    x, y = problem.validation.gather(slice(None))
-    done = {record["id"] for record in journal.read()}
-    todo = [trial.assignment for trial in front if trial.id not in done]
-
-    def attacked(assignment: Assignment) -> dict[str, Any]:
-        network = problem.candidate(assignment)
-        record: dict[str, Any] = {"id": assignment.id, "assignment": str(assignment)}
-        left = torch.ones_like(y, dtype=torch.bool)
-        for surrogate in reported(threat):
-            rng = generator(problem.seed, "rescore", assignment)
-            batches, model = problem.validation.batches(BATCH), through(network, surrogate)
-            last, every = at_last_and_every(model, batches, threat, rng, threat.steps)
-            record[f"pgd20_{surrogate}_any"] = float(every.double().mean())
-            record[f"pgd20_{surrogate}_last"] = float(last.double().mean())
-            left &= every
-        case = Case(network, x, y, threat, derive(problem.seed, "worst case", assignment))
-        record["worst_case"] = float(withstanding(case, QUERIES, left).double().mean())
-        return record
-
-    with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(workers) as pool:
-        for record in pool.map(attacked, todo):
-            journal.append(record)
-            advance("")
-    return {record["id"]: record["worst_case"] for record in journal.read()}
 
 
 def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics:

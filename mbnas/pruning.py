@@ -39,6 +39,7 @@ class Dense:
 
     dense: Network
     family: Pruned
+    kind = "dense"
 
     @property
     def backbone(self) -> Backbone:

@@ -39,11 +39,6 @@ from mbnas.config import Surrogate
 from mbnas.normalisation import Standard
 
 
-def sign(z: Tensor) -> Tensor:
-    """+1 where z >= 0, else -1; unlike :func:`torch.sign`, sign(0) is +1."""
-    return torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
-
-
 def derivative(surrogate: Surrogate, z: Tensor) -> Tensor:
     """What the surrogate takes the derivative of sign at ``z`` to be, same shape."""
     match surrogate:

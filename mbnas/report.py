@@ -94,7 +94,7 @@ def pareto_table(front: Sequence[Trial], worst_cases: WorstCases) -> Table:
 def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
     """Networks that were trained on their own, measured on test images."""
     table = Table(title="Trained on their own (test images)")
-    for name in ("id", "BOPS", "natural", "PGD-20", "worst case"):
+    for name in ("id", "BOPS", "natural", "PGD", "worst case"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")
     for metrics in retrained:
@@ -104,7 +104,7 @@ def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
             metrics["id"],
             f"{metrics['bops']:.3e}",
             f"{test['natural']:.1%}",
-            f"{test['pgd20']['mean']:.1%} ± {test['pgd20']['std']:.1%}",
+            f"{test['pgd']['mean']:.1%} ± {test['pgd']['std']:.1%}",
             f"{audit['worst_case']['accuracy']:.1%} {audit['verdict']}" if audit else "no audit",
             _named(Format.parse(metrics["format"], layers)),
         )
@@ -233,7 +233,7 @@ def pareto_figure(
 
 def _tested(metrics: Metrics, objective: str) -> float:
     test = metrics["test"]
-    return float(test["natural"] if objective == "natural" else test["pgd20"]["mean"])
+    return float(test["natural"] if objective == "natural" else test["pgd"]["mean"])
 
 
 def _add_bases(figure: go.Figure, settings: Settings, front: Sequence[Trial]) -> None:

@@ -13,8 +13,9 @@ from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of, save_network
 from mbnas.config import Settings
 from mbnas.data import Data
-from mbnas.evaluation import Scores, guard_stages, measure, test
+from mbnas.evaluation import Scores, guard_stages, measure
 from mbnas.files import write_json, write_text
+from mbnas.final import final_scores
 from mbnas.formats import Family, Format
 from mbnas.images import Images
 from mbnas.networks import Network, Source, build_network, freeze
@@ -81,7 +82,7 @@ def retrain(
         rng = generator(seed, "guard")
         return measure(freeze(network), guard_images, settings.threat, rng, guarding)
 
-    start = "scratch" if source is None else type(source).__name__.lower()
+    start = "scratch" if source is None else source.kind
     checkpoint = folder / f"training-{start}.pt"
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
@@ -102,7 +103,7 @@ def retrain(
         metrics = {
             **described(settings, format_),
             "start": start,
-            "test": asdict(test(freeze(network), data.test, settings, settings.seed)),
+            "test": asdict(final_scores(freeze(network), data.test, settings, settings.seed)),
             "training": [asdict(epoch) for epoch in history],
         }
         write_json(folder / METRICS_FILE, metrics)

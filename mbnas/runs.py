@@ -71,9 +71,10 @@ class RunFolder:
         """Folder of one retrained candidate."""
         return self.path / "candidates" / identity
 
-    def training_checkpoint(self, name: str) -> Path:
-        """Where an unfinished training keeps its last epoch."""
-        return self.path / f"{name}.training.pt"
+    @property
+    def supernet_training(self) -> Path:
+        """Where its unfinished training keeps the last epoch."""
+        return self.path / "supernet.training.pt"
 
     def settings(self) -> Settings:
         """The settings the run was started with."""

@@ -18,6 +18,8 @@ from mbnas.networks import Network, Skeleton, multibit
 class Supernet(Skeleton):
     """Every network of a space at once, sharing latent weights and batch-norm."""
 
+    kind = "supernet"
+
     def __init__(self, backbone: Backbone, space: Space) -> None:
         rows = backbone.searchable
         super().__init__(backbone, {row.name: ElasticMultiBitConv2d(row, space) for row in rows})

@@ -59,7 +59,7 @@ def search(result: Result) -> str:
             short(Assignment.parse(each["assignment"], layers)),
             f"{each['bops'] / 1e6:.2f}",
             percent(each["test"]["natural"]),
-            spread(each["test"]["pgd20"]),
+            spread(each["test"]["pgd"]),
             spread(each["test"]["attacks"]["ste_last"]),
             *([worst(each["audit"])] if audited else []),
         ]
@@ -71,7 +71,7 @@ def search(result: Result) -> str:
             f"{each['bops'] / 1e6:.2f}",
             percent(each["natural"]),
             percent(each["robust"]),
-            percent(each["pgd20_ste_last"]),
+            percent(each["pgd_ste_last"]),
             *([percent(each["worst_case"])] if audited else []),
         ]
         for each in result["pareto"]

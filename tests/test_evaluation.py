@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mbnas import backbones, evaluation, losses
+from mbnas import backbones, losses
 from mbnas.assignment import Assignment
 from mbnas.attacks import uniform_start
 from mbnas.config import Objective, Settings, Surrogate, Threat
 from mbnas.errors import SettingsError
 from mbnas.evaluation import (
-    Counts,
     Scores,
     Spread,
     Stage,
-    attack_both_ways,
+    at_last_and_every,
     guard_stages,
     measure,
     recalibrate,
     scoring_stages,
 )
+from mbnas.final import final_scores, reported
 from mbnas.images import Images
 from mbnas.networks import Network, freeze, multibit
 from mbnas.randomness import generator
@@ -59,8 +60,21 @@ def measured(model: Model, images: Images) -> Scores:
     return measure(model, images, THREAT, generator(0))
 
 
-def counted(model: Model, images: Images) -> Counts:
-    return attack_both_ways(model, images, THREAT, Surrogate.TANH, generator(0))
+class Counts(NamedTuple):
+    any_iterate: float
+    last_iterate: float
+
+
+def counted(model: Model, images: Images, threat: Threat = THREAT, seed: int = 0) -> Counts:
+    masks = at_last_and_every(
+        lambda x: model(x, Surrogate.TANH),
+        images.batches(128),
+        threat,
+        generator(seed),
+        threat.steps,
+    )
+    last, every = masks.double().mean(dim=1).tolist()
+    return Counts(every, last)
 
 
 def network(seed: int = 0, bases: tuple[int, int] = (2, 2)) -> Network:
@@ -85,7 +99,7 @@ def test_robust_accuracy_never_exceeds_natural_accuracy(
     x, y = images.gather(slice(None))
     natural = (model(x).argmax(1) == y).float().mean().item()
     scores = measure(model, images, threat, generator(seed))
-    counts = attack_both_ways(model, images, threat, threat.surrogate, generator(seed))
+    counts = counted(model, images, threat, seed)
     assert scores.natural == pytest.approx(natural)
     assert scores.loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-5)
     assert 0 <= scores.robust <= scores.natural
@@ -128,7 +142,7 @@ def test_logits_that_are_not_finite_are_never_right_and_never_reported(value: fl
     images = grey([128] * 4, [0, 1, 0, 1])
     assert measured(broken, images) == Scores(0, 0, None)
     with pytest.raises(SettingsError, match="logits that are not finite"):
-        evaluation.test(broken, images, reporting(Surrogate.TANH), seed=0)
+        final_scores(broken, images, reporting(Surrogate.TANH), seed=0)
 
 
 def test_an_image_that_is_wrong_naturally_is_not_robust_even_if_the_attack_mends_it() -> None:
@@ -156,7 +170,7 @@ def test_the_final_iterate_counts_too() -> None:
     images, threat = grey([128] * 16, [0] * 16), Threat(eps=0.1, step=0.3, steps=1)
     limited = right_where(lambda brightness: brightness < 128 / 255 + 0.0999)
     scores = measure(limited, images, threat, generator(0))
-    counts = attack_both_ways(limited, images, threat, Surrogate.STE, generator(0))
+    counts = counted(limited, images, threat)
     assert (scores.natural, scores.robust) == (1, 0)
     assert (counts.any_iterate, counts.last_iterate) == (0, 0)
 
@@ -175,7 +189,7 @@ def test_a_network_in_training_mode_is_not_measured() -> None:
     with pytest.raises(SettingsError, match=r"training mode, .* call network\.eval\(\)"):
         measured(model, images)
     with pytest.raises(SettingsError, match="training mode"):
-        evaluation.test(model, images, reporting(Surrogate.TANH), seed=0)
+        final_scores(model, images, reporting(Surrogate.TANH), seed=0)
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
@@ -227,7 +241,7 @@ def reporting(surrogate: Surrogate) -> Settings:
 @pytest.mark.parametrize("surrogate", [Surrogate.STE, Surrogate.TANH])
 def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
     images = grey([115] * 8 + [255] * 4, [0] * 12)
-    scores = evaluation.test(masked, images, reporting(surrogate), seed=0)
+    scores = final_scores(masked, images, reporting(surrogate), seed=0)
     assert (scores.natural, scores.images) == (8 / 12, 12)
     assert (scores.attacked, scores.runs) == (8, 3)
     through_tanh = {"tanh_any": Spread(0, 0), "tanh_last": Spread(0, 0)}
@@ -236,15 +250,15 @@ def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
         "ste_last": Spread(1, 0),
         **(through_tanh if surrogate is Surrogate.TANH else {}),
     }
-    assert scores.pgd20 == scores.attacks[f"{surrogate}_any"]
+    assert scores.pgd == scores.attacks[f"{surrogate}_any"]
 
 
 def test_the_report_depends_on_the_seed_only() -> None:
     model, images, config = network(), images_of_noise(24), reporting(Surrogate.TANH)
     torch.manual_seed(1)
-    first = evaluation.test(model, images, config, seed=5)
+    first = final_scores(model, images, config, seed=5)
     torch.manual_seed(2)
-    assert evaluation.test(model, images, config, seed=5) == first
+    assert final_scores(model, images, config, seed=5) == first
 
 
 def test_spread_of_known_values() -> None:
@@ -318,6 +332,6 @@ def test_a_network_is_attacked_through_the_surrogate_of_its_threat_model_and_the
     surrogate: Surrogate,
 ) -> None:
     expected = {Surrogate.STE, surrogate}
-    found = evaluation.reported(reporting(surrogate).threat)
+    found = reported(reporting(surrogate).threat)
     assert len(found) == len(expected)
     assert set(found) == expected

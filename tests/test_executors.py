@@ -36,7 +36,7 @@ def problem() -> Problem:
         calibration=data.train.first(32).dense(),
         validation=data.validation.first(20).dense(),
         threat=settings.threat,
-        objective=Objective.PGD20,
+        objective=Objective.PGD,
         seed=0,
     )
 

@@ -12,7 +12,7 @@ import torch
 from helpers import same, tiny
 from torch import Tensor
 
-from mbnas import config, inspection, pipeline
+from mbnas import config, inspection, pipeline, pretraining
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
 from mbnas.auditing import Effort
@@ -126,7 +126,7 @@ def test_no_candidate_is_better_under_attack_than_without(outcome: Outcome) -> N
         assert 0 <= trial.robust <= trial.natural <= 1
     for metrics in outcome.retrained:
         assert 0 <= metrics["test"]["attacks"]["ste_any"]["mean"] <= 1
-        assert metrics["test"]["pgd20"] == metrics["test"]["attacks"]["polynomial_any"]
+        assert metrics["test"]["pgd"] == metrics["test"]["attacks"]["polynomial_any"]
 
 
 def test_a_score_can_be_computed_again_from_what_is_on_disk(outcome: Outcome) -> None:
@@ -136,7 +136,7 @@ def test_a_score_can_be_computed_again_from_what_is_on_disk(outcome: Outcome) ->
         calibration=data.train.first(SETTINGS.search.recalibration_images),
         validation=data.validation.first(SETTINGS.search.images),
         threat=SETTINGS.threat,
-        objective=Objective.PGD20,
+        objective=Objective.PGD,
         seed=SETTINGS.seed,
     )
     for trial in outcome.trials[::4]:
@@ -175,8 +175,8 @@ def test_every_member_is_attacked_through_both_surrogates(outcome: Outcome) -> N
     assert [record["id"] for record in records] == [trial.id for trial in outcome.front]
     for record, trial in zip(records, outcome.front, strict=True):
         for surrogate in (Surrogate.POLYNOMIAL, Surrogate.STE):
-            at_every = record[f"pgd20_{surrogate}_any"]
-            assert at_every <= min(trial.natural, record[f"pgd20_{surrogate}_last"])
+            at_every = record[f"pgd_{surrogate}_any"]
+            assert at_every <= min(trial.natural, record[f"pgd_{surrogate}_last"])
         assert outcome.worst_cases[trial.id] == record["worst_case"] <= trial.natural
 
 
@@ -240,7 +240,7 @@ def test_other_test_images_change_nothing_but_the_test(
 def test_resuming_a_finished_run_computes_and_changes_nothing(
     outcome: Outcome, copied: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for owner, name in ((Problem, "score"), (pipeline, "fit"), (pipeline, "retrain")):
+    for owner, name in ((Problem, "score"), (pretraining, "fit"), (pipeline, "retrain")):
         monkeypatch.setattr(owner, name, None)
     again = pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
     assert contents(copied) == contents(outcome.folder)

@@ -15,7 +15,6 @@ from mbnas.config import Surrogate
 from mbnas.quantizers import (
     derivative,
     height_for_normal,
-    sign,
     staircase,
     threshold_grid,
 )
@@ -59,13 +58,7 @@ def plus_or_minus(a: Tensor) -> Tensor:
 def test_sign_of_zero_is_plus_one() -> None:
     z = torch.tensor([-2.0, -1e-45, -0.0, 0.0, 1e-45, 2.0])
     expected = torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0, 1.0])
-    assert torch.equal(sign(z), expected)
     assert torch.equal(staircase(z, torch.zeros(1), torch.ones(1), Surrogate.STE, RAW), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_sign_keeps_the_dtype(dtype: torch.dtype) -> None:
-    assert sign(torch.zeros(2, dtype=dtype)).dtype == dtype
 
 
 @SURROGATES

@@ -60,7 +60,7 @@ def metrics(settings: Settings, trial: Trial) -> Metrics:
         "bops": trial.bops,
         "test": {
             "natural": 1.0,
-            "pgd20": widest,
+            "pgd": widest,
             "attacks": dict.fromkeys(names, widest),
             "images": 10_000,
             "attacked": 10_000,

@@ -8,11 +8,12 @@ import pytest
 import torch
 from helpers import noise, same, scrambled, tiny
 
-from mbnas import evaluation, retraining
+from mbnas import retraining
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network
 from mbnas.data import Data
+from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.networks import Network, freeze
 from mbnas.retraining import retrain
@@ -98,7 +99,7 @@ def test_the_folder_holds_the_network_that_was_measured(tmp_path: Path, start: R
     text = (tmp_path / "assignment.txt").read_text()
     assert (format_, settings) == (Format.multibit(MIXED), SETTINGS)
     assert Assignment.parse(text.strip(), SPACE.layers) == MIXED
-    scores = evaluation.test(freeze(network), DATA.test, SETTINGS, SETTINGS.seed)
+    scores = final_scores(freeze(network), DATA.test, SETTINGS, SETTINGS.seed)
     assert metrics["test"] == asdict(scores)
     assert metrics["id"] == MIXED.id
     assert metrics["assignment"] == str(MIXED)
@@ -119,7 +120,7 @@ def test_the_test_images_decide_nothing(tmp_path: Path) -> None:
 
 @both_starts
 @pytest.mark.parametrize(
-    ("step", "call"), [("measure", 1), ("measure", 3), ("save_network", 1), ("test", 1)]
+    ("step", "call"), [("measure", 1), ("measure", 3), ("save_network", 1), ("final_scores", 1)]
 )
 def test_wherever_it_stops_it_goes_on_as_if_it_had_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Retrain, step: str, call: int

@@ -168,7 +168,7 @@ def test_every_file_has_a_place_of_its_own_in_the_folder(tmp_path: Path) -> None
         folder.pareto_file,
         *(journal.path for journal in (folder.trials, folder.early_trials, folder.rescored)),
         *(folder.candidate(identity) for identity in ("0a", "0b")),
-        *(folder.training_checkpoint(name) for name in ("supernet", "other")),
+        folder.supernet_training,
     ]
     assert len(set(places)) == len(places)
     assert all(path.is_relative_to(tmp_path) for path in places)

@@ -1,0 +1,88 @@
+"""What is reported of a network: the final measurement, the only use of test images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mbnas.config import Settings, Surrogate, Threat
+from mbnas.errors import SettingsError
+from mbnas.evaluation import (
+    BATCH,
+    NOT_FINITE,
+    Spread,
+    at_last_and_every,
+    classify,
+    require_evaluation_mode,
+    through,
+)
+from mbnas.images import Images
+from mbnas.networks import Network
+from mbnas.progress import bar
+from mbnas.randomness import generator
+
+
+@dataclass(frozen=True)
+class FinalScores:
+    """Measured on test images; accuracies are fractions.
+
+    Attributes:
+        natural: over all ``images``; loss: mean cross-entropy, likewise.
+        pgd: correct naturally and at every iterate of PGD through the threat model's surrogate;
+            like all attacks over the first ``attacked`` images and ``runs`` random starts.
+        attacks: through each reported surrogate, ``<surrogate>_any`` as above, and
+            ``<surrogate>_last`` where only the last iterate counts, as in the literature; above
+            natural accuracy it is a sign of masked gradients.
+    """
+
+    natural: float
+    loss: float
+    pgd: Spread
+    attacks: dict[str, Spread]
+    images: int
+    attacked: int
+    runs: int
+
+
+def final_scores(network: Network, images: Images, settings: Settings, seed: int) -> FinalScores:
+    """Measure a frozen network.
+
+    Raises:
+        SettingsError: if it is in training mode or its logits are not finite.
+    """
+    require_evaluation_mode(network)
+    threat, attacked = settings.threat, images.first(settings.test.images)
+    natural, total = 0, 0.0
+    for x, y in images.batches(BATCH):
+        right, loss = classify(network, x, y)
+        natural, total = natural + int(right.sum()), total + loss
+    if not math.isfinite(total):
+        raise SettingsError(NOT_FINITE)
+    attacks: dict[str, Spread] = {}
+    surrogates, runs = reported(threat), settings.test.runs
+    with bar("testing under attack", len(surrogates) * runs) as advance:
+        for surrogate in surrogates:
+            last: list[float] = []
+            every: list[float] = []
+            for run in range(runs):
+                rng, model = generator(seed, "test", run), through(network, surrogate)
+                masks = at_last_and_every(model, attacked.batches(BATCH), threat, rng, threat.steps)
+                for found, mask in zip((last, every), masks, strict=True):
+                    found.append(float(mask.double().mean()))
+                advance("")
+            attacks[f"{surrogate}_any"] = Spread.over(every)
+            attacks[f"{surrogate}_last"] = Spread.over(last)
+    return FinalScores(
+        natural=natural / len(images),
+        loss=total / len(images),
+        pgd=attacks[f"{threat.surrogate}_any"],
+        attacks=attacks,
+        images=len(images),
+        attacked=len(attacked),
+        runs=runs,
+    )
+
+
+def reported(threat: Threat) -> tuple[Surrogate, ...]:
+    """Through which surrogates a network is attacked: that of its threat model, and the paper's."""
+    return tuple(dict.fromkeys((threat.surrogate, Surrogate.STE)))

@@ -1,0 +1,59 @@
+"""The supernet of a run: trained once, on disk from then on."""
+
+from __future__ import annotations
+
+import torch
+
+from mbnas import parallel
+from mbnas.checkpoints import load_supernet, save_supernet
+from mbnas.config import Settings
+from mbnas.data import Data
+from mbnas.evaluation import Scores, guard_stages, measure, recalibrate
+from mbnas.networks import freeze
+from mbnas.randomness import derive, generator, seeded
+from mbnas.runs import RunFolder
+from mbnas.supernet import Supernet, extract
+from mbnas.training import fit, supernet_objective
+
+
+def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.device) -> Supernet:
+    """The trained supernet, from ``folder`` where it is there already.
+
+    After each epoch its largest sub-network is measured on held-out images; the best epoch is kept.
+    """
+    if folder.supernet_file.exists():
+        return load_supernet(folder.supernet_file).to(device)
+    recipe, seed = settings.supernet, derive(settings.seed, "supernet")
+    with seeded(seed, "initial weights"):
+        supernet = Supernet(settings.table, settings.space)
+    supernet.standardise_by(*data.statistics())
+    supernet.to(device)
+    calibration = data.train.first(settings.search.recalibration_images)
+    guard_images = data.validation.first(recipe.guard_images)
+    guarding = guard_stages(settings.threat, recipe.guard_steps)
+
+    def guard() -> Scores:
+        network = freeze(extract(supernet, settings.space.largest))
+        recalibrate(network, calibration)
+        rng = generator(seed, "guard")
+        return measure(network, guard_images, settings.threat, rng, guarding)
+
+    checkpoint = folder.supernet_training
+    fit(
+        supernet,
+        supernet_objective(supernet, settings.threat, recipe, seed),
+        guard=guard,
+        train=data.train,
+        settings=settings,
+        recipe=recipe,
+        title="supernet",
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+
+    def save() -> None:
+        save_supernet(folder.supernet_file, supernet, settings)
+        checkpoint.unlink()
+
+    parallel.led(save)
+    return supernet

@@ -1,0 +1,56 @@
+"""Members of a Pareto set, attacked by more than they were chosen by before they are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mbnas.assignment import Assignment
+from mbnas.auditing import Case, withstanding
+from mbnas.evaluation import BATCH, at_last_and_every, through
+from mbnas.final import reported
+from mbnas.progress import bar
+from mbnas.randomness import derive, generator
+from mbnas.runs import Journal
+from mbnas.search.problem import Problem, Trial
+from mbnas.threads import one_thread_each
+
+QUERIES = 100  # of Square
+
+
+def rescored(
+    problem: Problem, front: Sequence[Trial], journal: Journal, workers: int
+) -> dict[str, float]:
+    """Fraction of validation images that each member, by id, withstands in the worst case.
+
+    Args:
+        journal: where accuracies under each attack are kept, both counts; who is in it already is
+            not attacked again.
+    """
+    done = {record["id"] for record in journal.read()}
+    todo = [trial.assignment for trial in front if trial.id not in done]
+    with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(workers) as pool:
+        for record in pool.map(lambda each: _attacked(problem, each), todo):
+            journal.append(record)
+            advance("")
+    return {record["id"]: record["worst_case"] for record in journal.read()}
+
+
+def _attacked(problem: Problem, assignment: Assignment) -> dict[str, Any]:
+    """By PGD through each reported surrogate, then what stands by a short worst case."""
+    network, threat = problem.candidate(assignment), problem.threat
+    x, y = problem.validation.gather(slice(None))
+    record: dict[str, Any] = {"id": assignment.id, "assignment": str(assignment)}
+    left = torch.ones_like(y, dtype=torch.bool)
+    for surrogate in reported(threat):
+        rng = generator(problem.seed, "rescore", assignment)
+        batches, model = problem.validation.batches(BATCH), through(network, surrogate)
+        last, every = at_last_and_every(model, batches, threat, rng, threat.steps)
+        record[f"pgd_{surrogate}_any"] = float(every.double().mean())
+        record[f"pgd_{surrogate}_last"] = float(last.double().mean())
+        left &= every
+    case = Case(network, x, y, threat, derive(problem.seed, "worst case", assignment))
+    record["worst_case"] = float(withstanding(case, QUERIES, left).double().mean())
+    return record
