@@ -56,6 +56,7 @@ class Backbone:
     Attributes:
         image: channels, height and width of an input image.
         stem_pool: whether a 3x3 max-pooling of stride 2 follows the stem.
+        prelu: whether a PReLU follows each main convolution, before the shortcut is added.
     """
 
     name: str
@@ -63,11 +64,17 @@ class Backbone:
     classes: int
     stem_pool: bool
     rows: tuple[Row, ...]
+    prelu: bool = False
 
     @property
     def searchable(self) -> tuple[Row, ...]:
         """The rows an assignment speaks of, in its order."""
         return tuple(row for row in self.rows if row.searchable)
+
+    @property
+    def main(self) -> tuple[Row, ...]:
+        """The rows of the residual branches."""
+        return tuple(row for row in self.rows if row.role == "main")
 
     @property
     def stem(self) -> Row:

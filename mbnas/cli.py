@@ -226,6 +226,9 @@ def train(
     training: Annotated[
         Training | None, typer.Option(help="In place of that of the space.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Trained network whose logits are learned.")
+    ] = None,
     space: Space = None,
     data: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the network.")] = None,
@@ -245,6 +248,7 @@ def train(
             "data.root": data,
             "seed": seed,
             "retraining.training": training,
+            "retraining.teacher": teacher,
         },
     )
     settings = config.load(space or _named_like(backbone), changes)

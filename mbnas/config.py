@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -86,10 +87,17 @@ class Training(StrEnum):
 
 
 class BackboneSettings(_Frozen):
-    """Which table, and how many channels its first stage has."""
+    """Which table.
+
+    Attributes:
+        width: channels of its first stage.
+        prelu: a PReLU follows each convolution of the residual branches. The paper's networks have
+            none; small binary ones gain accuracy by it (README).
+    """
 
     name: str
     width: PositiveInt = 16
+    prelu: bool = False
 
     @field_validator("name")
     @classmethod
@@ -233,10 +241,12 @@ class RetrainingRecipe(Recipe):
     Attributes:
         candidates: how many members of the Pareto set are retrained.
         start: fine-tuned from the supernet's weights or trained from scratch.
+        teacher: folder of a trained network, such as a float one, whose logits are learned.
     """
 
     candidates: int = Field(default=3, ge=0)
     start: Literal["supernet", "scratch"] = "supernet"
+    teacher: Path | None = None
 
 
 class FinalSettings(_Frozen):
@@ -269,12 +279,13 @@ class Settings(_Frozen):
     @property
     def table(self) -> Backbone:
         """The backbone for this data set."""
-        return backbones.build(
+        table = backbones.build(
             self.backbone.name,
             width=self.backbone.width,
             image=self.data.image,
             classes=self.data.classes,
         )
+        return replace(table, prelu=self.backbone.prelu)
 
     @property
     def space(self) -> Space:

@@ -51,6 +51,11 @@ class Skeleton(nn.Module):
             {row.name: nn.BatchNorm2d(row.in_channels) for row in backbone.searchable}
         )
         self.convolutions = nn.ModuleDict(dict(convolutions))
+        self.bends = nn.ModuleDict(
+            {row.name: nn.PReLU(row.out_channels) for row in backbone.main}
+            if backbone.prelu
+            else {}
+        )
         self.head = nn.BatchNorm2d(classifier.in_channels)
         self.classifier = nn.Linear(classifier.in_channels, classifier.out_channels)
 
@@ -75,10 +80,16 @@ class Skeleton(nn.Module):
     def _residual(
         self, block: tuple[Row, ...], x: Tensor, convolve: Callable[[Row, Tensor], Tensor]
     ) -> Tensor:
-        """Every main convolution has its own shortcut (Liu et al. 2018, Bi-Real Net)."""
+        """Every main convolution has its own shortcut (Liu et al. 2018, Bi-Real Net).
+
+        Where the backbone says so, what is negative is bent by a learned slope for each channel
+        first (PReLU; Bulat et al. 2019, Liu et al. 2020).
+        """
         shortcut_row = next((row for row in block if row.role == "shortcut"), None)
         for row in (row for row in block if row.role == "main"):
             branch = convolve(row, x)
+            if self.backbone.prelu:
+                branch = self.bends[row.name](branch)
             if branch.shape == x.shape:
                 x = branch + x
             elif shortcut_row is not None:

@@ -71,8 +71,12 @@ def retrain(
 
     Returns:
         What the metrics file holds.
+
+    Raises:
+        DataError: if the teacher is missing, corrupt, or was trained on other images.
     """
     seed = derive(settings.seed, "retraining", format_)
+    teacher = _teacher(settings, data, device)
     network = _start(settings, format_, data, source, seed).to(device)
     recipe = settings.retraining
     guard_images = data.validation.first(recipe.guard_images)
@@ -87,7 +91,7 @@ def retrain(
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
         network,
-        network_objective(network, settings.threat, recipe),
+        network_objective(network, settings.threat, recipe, teacher),
         guard=guard,
         train=data.train,
         settings=settings,
@@ -122,6 +126,16 @@ def _start(
         network = build_network(settings.table, format_)
     network.standardise_by(*data.statistics())
     return network
+
+
+def _teacher(settings: Settings, data: Data, device: torch.device) -> Network | None:
+    """Frozen; it must know the same images."""
+    path = settings.retraining.teacher
+    if path is None:
+        return None
+    network, _, _ = load_network(path)
+    require_images_of(path, data.test)
+    return freeze(network.to(device))
 
 
 def described(settings: Settings, format_: Format) -> dict[str, Any]:

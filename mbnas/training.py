@@ -148,10 +148,19 @@ def triangular(progress: float, peak: float, warmup: float) -> float:
     return peak * min(rising, (1 - progress) / (1 - warmup))
 
 
-def network_objective(network: Network, threat: Threat, recipe: Recipe) -> Objective:
-    """Cross-entropy on natural or on perturbed images."""
+def network_objective(
+    network: Network, threat: Threat, recipe: Recipe, teacher: Model | None = None
+) -> Objective:
+    """Cross-entropy on natural or on perturbed images.
+
+    Args:
+        teacher: whose softmax of the natural images takes the place of the labels (Hinton et al.
+            2015; under attack Goldblum et al. 2020, ARD); attacks aim at the labels all the same.
+    """
 
     def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            truth = y if teacher is None else teacher(x).softmax(dim=1)
         with without_gradients(network):
             x = perturbed(
                 lambda z: network(z, threat.surrogate),
@@ -163,7 +172,7 @@ def network_objective(network: Network, threat: Threat, recipe: Recipe) -> Objec
             )
         with autocast(recipe.precision, x.device):
             logits = network(x)
-        loss = F.cross_entropy(logits, y)
+        loss = F.cross_entropy(logits, truth)
         torch.autograd.backward(loss)
         return loss.detach()
 

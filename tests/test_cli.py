@@ -86,7 +86,8 @@ def test_the_flags_are_frozen() -> None:
         "--address --retrain --resume --json",
         "profile": "--space --budget --assignment --set --json",
         "retrain": "run --candidate --start --data --set --json",
-        "train": "--format --backbone --training --space --data --out --set --seed --json",
+        "train": "--format --backbone --training --teacher --space --data --out --set --seed "
+        "--json",
         "evaluate": "checkpoint --data --set --json",
         "audit": "checkpoint --effort --transfer --data --set --json",
     }

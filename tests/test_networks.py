@@ -1,5 +1,7 @@
 """Networks: shapes, shortcuts, standardisation, gradients everywhere, and frozen copies."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,12 +14,14 @@ from mbnas.backbones import Backbone
 from mbnas.config import Surrogate
 from mbnas.formats import Format
 from mbnas.networks import build_network, freeze, multibit
+from mbnas.randomness import seeded
 
 RESNET8 = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 RESNET18 = backbones.build("resnet18", width=2, image=(3, 64, 64), classes=7)
 RESNET20 = backbones.build("resnet20", width=4, image=(3, 32, 32), classes=10)
+BENT = replace(RESNET8, name="resnet8 with PReLU", prelu=True)
 TABLES = pytest.mark.parametrize(
-    "table", [RESNET8, RESNET18, RESNET20], ids=lambda table: table.name
+    "table", [RESNET8, RESNET18, RESNET20, BENT], ids=lambda table: table.name
 )
 MIXED = Assignment.parse("3x1,1x3,2x2,1x1,1x2,5x1", 6)
 
@@ -42,6 +46,32 @@ def test_every_row_computes_an_image_of_its_size(table: Backbone) -> None:
         )
     network(images(table))
     assert seen == {row.name: (row.out_channels, row.size, row.size) for row in table.searchable}
+
+
+def test_a_prelu_bends_what_a_convolution_adds_to_the_shortcut() -> None:
+    """With slope 1 it is not there; with slope 0 nothing negative is added any more."""
+    layers = Assignment.uniform(2, 2, len(RESNET8.searchable))
+    with seeded(0):
+        straight = multibit(RESNET8, layers).eval()
+    bent = multibit(replace(RESNET8, prelu=True), layers).eval()
+    missing, unexpected = bent.load_state_dict(straight.state_dict(), strict=False)
+    assert missing == [f"bends.{row.name}.weight" for row in RESNET8.main]
+    assert unexpected == []
+    x = images(RESNET8)
+
+    def with_slope(slope: float) -> Tensor:
+        for bend in bent.bends.values():
+            nn.init.constant_(bend.weight, slope)
+        return bent(x)
+
+    assert torch.equal(with_slope(1), straight(x))
+    first = RESNET8.main[0].name
+    added = straight.convolutions[first](straight.stem(x), straight.norms[first])
+    grown: list[Tensor] = []
+    second = RESNET8.main[1].name
+    bent.convolutions[second].register_forward_pre_hook(lambda _, inputs: grown.append(inputs[0]))
+    with_slope(0)
+    torch.testing.assert_close(grown[0], straight.stem(x) + added.relu())
 
 
 def test_each_layer_has_its_assigned_bases() -> None:

@@ -1,5 +1,7 @@
 """The supernet is each of its networks, bit for bit, and remembers none of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from mbnas import backbones, kernels
 from mbnas.assignment import Assignment, Bases, Space
+from mbnas.backbones import Backbone
 from mbnas.config import Surrogate
 from mbnas.supernet import Supernet, extract
 from mbnas.training import fair_assignments
@@ -24,9 +27,9 @@ ASSIGNMENTS = st.lists(
 MIXED = Assignment.parse("5x1,1x3,2x3,1x1,5x3,2x1", SPACE.layers)
 
 
-def random_supernet(seed: int) -> Supernet:
+def random_supernet(seed: int, table: Backbone = TABLE) -> Supernet:
     """Every parameter, batch-norm statistic and standardisation is unlike its initial value."""
-    supernet = scrambled(lambda: Supernet(TABLE, SPACE).eval(), seed)
+    supernet = scrambled(lambda: Supernet(table, SPACE).eval(), seed)
     supernet.standardise_by(torch.rand(3), torch.rand(3) + 0.5)
     return supernet
 
@@ -43,12 +46,15 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@given(assignment=ASSIGNMENTS, seed=st.integers(0, 2**32), training=st.booleans())
+@given(
+    assignment=ASSIGNMENTS, seed=st.integers(0, 2**32), training=st.booleans(), prelu=st.booleans()
+)
 @settings(max_examples=30)
 def test_supernet_equals_the_extracted_network(
-    assignment: Assignment, seed: int, training: bool
+    assignment: Assignment, seed: int, training: bool, prelu: bool
 ) -> None:
-    supernet, x = random_supernet(seed).train(training), images()
+    supernet = random_supernet(seed, replace(TABLE, prelu=prelu)).train(training)
+    x = images()
     network = extract(supernet, assignment)
     assert torch.equal(supernet(x, assignment), network(x))
 

@@ -423,6 +423,39 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, loss: float) ->
     assert len(torch.load(checkpoint)["history"]) == 2
 
 
+# Distillation
+
+
+def test_a_pupil_that_agrees_with_its_teacher_learns_nothing_more() -> None:
+    """The gradient of cross-entropy by logits is softmax(z) - softmax(teacher's z)."""
+    module = network().eval()
+    network_objective(module, THREAT, NATURAL, teacher=network().eval())(1)(X, Y, generator(0))
+    assert all(each.grad.abs().max() < 1e-7 for each in module.parameters())
+    network_objective(module, THREAT, NATURAL)(1)(X, Y, generator(0))
+    assert any(each.grad.abs().max() > 1e-3 for each in module.parameters())
+
+
+def test_a_teacher_sees_the_natural_images_and_the_attack_the_labels() -> None:
+    seen: list[Tensor] = []
+
+    def teacher(x: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.zeros(len(x), TABLE.classes)
+
+    module, other = network(), network()
+    loss = network_objective(module, THREAT, FASTAT, teacher)(1)(X, Y, generator(0))
+    assert [torch.equal(each, X) for each in seen] == [True]
+    x = fgsm(
+        lambda z: other(z, THREAT.surrogate),
+        X,
+        Y,
+        eps=THREAT.eps,
+        step=0.125,
+        generator=generator(0),
+    )
+    assert loss == pytest.approx(-other(x).log_softmax(dim=1).mean().item(), rel=1e-5)
+
+
 # Its checkpoint
 
 
