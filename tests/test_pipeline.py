@@ -297,6 +297,19 @@ def test_a_retrained_network_is_not_passed_off_as_one_of_other_settings(
     assert pipeline.retrain_candidate(copied.path, metrics["id"], scratch)["start"] == "scratch"
 
 
+def test_a_network_learns_from_a_teacher_that_knows_the_same_images(tmp_path: Path) -> None:
+    pipeline.train_network(tiny(), "float", tmp_path / "float")
+    taught = tiny(f"retraining.teacher={tmp_path / 'float'}")
+    pipeline.train_network(taught, "mbn1x1", tmp_path / "taught")
+    pipeline.train_network(tiny(), "mbn1x1", tmp_path / "alone")
+    pupil, _, saved = load_network(tmp_path / "taught")
+    assert saved == taught
+    assert not same(pupil, load_network(tmp_path / "alone")[0])
+    missing = tiny(f"retraining.teacher={tmp_path / 'nobody'}")
+    with pytest.raises(DataError, match="no checkpoint .*/nobody"):
+        pipeline.train_network(missing, "mbn1x1", tmp_path / "missing")
+
+
 def test_fewer_evaluations_than_uniform_networks_still_cover_them(tmp_path: Path) -> None:
     settings = tiny("search.budget=1e9", "search.evaluations=1", "retraining.candidates=0")
     found = pipeline.run_search(settings, tmp_path / "run", Executor("inprocess"))
