@@ -306,7 +306,7 @@ def test_a_network_learns_from_a_teacher_that_knows_the_same_images(tmp_path: Pa
     assert saved == taught
     assert not same(pupil, load_network(tmp_path / "alone")[0])
     missing = tiny(f"retraining.teacher={tmp_path / 'nobody'}")
-    with pytest.raises(DataError, match="no checkpoint .*/nobody"):
+    with pytest.raises(DataError, match=r"no checkpoint .*/nobody"):
         pipeline.train_network(missing, "mbn1x1", tmp_path / "missing")
 
 
