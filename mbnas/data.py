@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
@@ -37,8 +37,11 @@ class Data:
 
     def to(self, device: torch.device) -> Data:
         """The same data on a device."""
-        return Data(
-            self.train.to(device), self.validation.to(device), self.test.to(device), self.held_out
+        return replace(
+            self,
+            train=self.train.to(device),
+            validation=self.validation.to(device),
+            test=self.test.to(device),
         )
 
     def statistics(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Writing so that a reader, or a resumed run, never meets half a file."""
+"""Files: written so that a reader, or a resumed run, never meets half of one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from mbnas.errors import DataError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -27,3 +29,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
     """Replace the whole of a JSON file."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 (whatever JSON can hold)
+    """The content of a JSON file.
+
+    Raises:
+        DataError: if it is missing or corrupt.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {str(path)!r}: {error}") from None

@@ -11,6 +11,7 @@ z runs from -1 at low to 1 at high, and s is what stands for the derivative of s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from statistics import NormalDist, fmean
 from typing import Any, cast
 
@@ -59,6 +60,7 @@ def fixed_point(x: Tensor, low: Tensor, high: Tensor, bits: int, surrogate: Surr
     return apply(x, low, high, bits, surrogate)
 
 
+@cache
 def clip_for_normal(bits: int, *, signed: bool) -> float:
     """The c that minimises E[(f(z) - q(z))^2] for standard normal z.
 

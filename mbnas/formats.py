@@ -68,7 +68,10 @@ class Format:
             widths = f"{widths}x{widths if family == Family.PACT else 8}"
         found = cls(Family(family), Assignment.parse(widths, layers))
         if found.family in PRUNED and any(each.activations != 8 for each in found.widths):
-            raise SettingsError(f"format {text!r}: activations of pruned layers have 8 bits")
+            raise SettingsError(
+                f"format {text!r}: activations of pruned layers have 8 bits; "
+                f"write {found.family}{found.widths.layers[0].weights}"
+            )
         return found
 
     @property

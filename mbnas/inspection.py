@@ -14,13 +14,13 @@ from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of
 from mbnas.config import Settings
 from mbnas.devices import pick_device
 from mbnas.evaluation import Steered
-from mbnas.files import write_json, write_text
+from mbnas.files import read_json, write_json, write_text
 from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.images import Images
+from mbnas.journal import Journal
 from mbnas.networks import Network, freeze
 from mbnas.retraining import described
-from mbnas.runs import Journal, read_json
 from mbnas.threads import suited_to
 
 

@@ -21,6 +21,7 @@ from mbnas.config import Settings, require_same, require_same_networks
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
+from mbnas.files import read_json
 from mbnas.formats import Format
 from mbnas.inspection import audit_file, audit_of, audited
 from mbnas.networks import freeze
@@ -178,15 +179,7 @@ def _searched(
     run: _Run, supernet: Supernet, executor: Executor
 ) -> tuple[list[Trial], list[Trial], WorstCases]:
     """All candidates, the Pareto set among them, and what its members withstand; written."""
-    recipe = run.settings.search
-    problem = Problem(
-        supernet,
-        calibration=run.data.train.first(recipe.recalibration_images).dense(),
-        validation=run.data.validation.first(recipe.images).dense(),
-        threat=run.settings.threat,
-        objective=recipe.objective,
-        seed=run.settings.seed,
-    )
+    problem = Problem.of(supernet, run.data, run.settings)
     trials = _trials(run, problem, executor)
     front = non_dominated(trials)
     write_pareto(run.folder, run.settings, trials, front, {}, [])
@@ -246,7 +239,7 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
             network, images = networks[name], run.data.test
             audited(network, name, run.settings, images, folder, Effort.QUICK, others)
     records = {
-        name: runs.read_json(audit_file(folder, Effort.QUICK)) for name, folder in folders.items()
+        name: read_json(audit_file(folder, Effort.QUICK)) for name, folder in folders.items()
     }
     return [{**each, "audit": records[each["id"]]} for each in retrained]
 

@@ -17,18 +17,19 @@ from mbnas import data as datasets
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
 from mbnas.checkpoints import load_network
-from mbnas.config import Settings, Training
+from mbnas.config import Settings
 from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
 from mbnas.formats import Family, Format
+from mbnas.journal import Journal
 from mbnas.networks import Network, build_network
 from mbnas.randomness import derive
 from mbnas.retraining import Metrics, finished, retrain
-from mbnas.runs import Journal
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
 from mbnas.threads import suited_to
+from mbnas.training import worth
 
 Pruned = Literal[Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED]
 
@@ -87,17 +88,12 @@ def prune_network(
     if done is not None:
         return done
     path.mkdir(parents=True, exist_ok=True)
-    problem = Problem(
-        source,
-        calibration=data.train.first(settings.search.recalibration_images).dense(),
-        validation=data.validation.first(settings.search.images).dense(),
-        threat=settings.threat,
-        objective=settings.search.objective,
-        seed=settings.seed,
-    )
+    problem = Problem.of(source, data, settings)
     with suited_to(settings):
         trials = _searched(settings, problem, path, executor, device)
-        chosen = Format(family, max(trials, key=lambda each: _worth(each, settings)).assignment)
+        training = settings.retraining.training
+        best = max(trials, key=lambda each: worth(each.natural, each.robust, training))
+        chosen = Format(family, best.assignment)
         start = source.to(device)
         return retrain(settings, chosen, data.to(device), path, source=start, device=device)
 
@@ -109,7 +105,10 @@ def _searched(
     space = problem.space
     budget = problem.cost(space.largest) / 2
     if problem.cost(space.smallest) > budget:
-        raise SettingsError("stem and classifier alone take half the BOPS; nothing can be pruned")
+        raise SettingsError(
+            "stem and classifier alone take half the BOPS, nothing can be pruned to that; "
+            "choose a wider or deeper backbone"
+        )
     return searched(
         problem,
         settings.search,
@@ -122,9 +121,3 @@ def _searched(
         device=device,
         title="pruning",
     )
-
-
-def _worth(trial: Trial, settings: Settings) -> float:
-    """Natural accuracy, and the robust one where that was trained for."""
-    natural = settings.retraining.training is Training.NATURAL
-    return trial.natural + (0 if natural else trial.robust)

@@ -14,13 +14,12 @@ from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of, sav
 from mbnas.config import Settings
 from mbnas.data import Data
 from mbnas.evaluation import Scores, guard_stages, measure
-from mbnas.files import write_json, write_text
+from mbnas.files import read_json, write_json, write_text
 from mbnas.final import final_scores
 from mbnas.formats import Family, Format
 from mbnas.images import Images
 from mbnas.networks import Network, Source, build_network, freeze
 from mbnas.randomness import derive, generator, seeded
-from mbnas.runs import read_json
 from mbnas.training import fit, network_objective
 
 Metrics = dict[str, Any]

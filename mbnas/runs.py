@@ -1,24 +1,18 @@
-"""The run folder: settings, manifest and the journal from which an interrupted search goes on."""
+"""The run folder: where everything of one search lies, and guards against mixing runs up."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mbnas import config
 from mbnas.config import Settings
+from mbnas.environment import environment
 from mbnas.errors import DataError, SettingsError
-from mbnas.files import write_json, write_text
-
-PACKAGES = ("mbnas", "torch", "torchvision", "optuna", "ray", "numpy", "pandas", "pymoo")
+from mbnas.files import read_json, write_json, write_text
+from mbnas.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -156,85 +150,3 @@ def manifest(settings: Settings, data_fingerprint: str) -> dict[str, Any]:
         **environment(),
         "data": {"name": settings.data.name, "fingerprint": data_fingerprint},
     }
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware; they belong beside every number that is measured here."""
-    cuda = torch.cuda.is_available()
-    return {
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
-        "hardware": {
-            "machine": platform.machine(),
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if cuda else None,
-        },
-    }
-
-
-def _version(package: str) -> str | None:
-    """None where it is not installed; only Ray may be missing."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401 (whatever JSON can hold)
-    """The content of a JSON file.
-
-    Raises:
-        DataError: if it is missing or corrupt.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {str(path)!r}: {error}") from None
-
-
-@dataclass(frozen=True)
-class Journal:
-    """An append-only file of JSON lines; a line is on disk before the next step starts."""
-
-    path: Path
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Add one line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def read(self) -> list[dict[str, Any]]:
-        """All records; a last line that was cut off while being written is removed.
-
-        Raises:
-            DataError: if any other line is corrupt.
-        """
-        if not self.path.exists():
-            return []
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_text(self.path, whole)
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError:
-            raise DataError(
-                f"journal {str(self.path)!r} is corrupt; restore it or start a new run"
-            ) from None
-
-    def remove(self) -> None:
-        """Delete the file if it is there."""
-        self.path.unlink(missing_ok=True)

@@ -272,11 +272,14 @@ def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:
 def _best(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
     """The epoch whose state is kept, the later one of equals."""
 
-    def worth(epoch: Epoch) -> tuple[float, int]:
-        natural = recipe.training is Training.NATURAL
-        return epoch.natural + (0 if natural else epoch.robust), epoch.number
+    return max(
+        history, key=lambda each: (worth(each.natural, each.robust, recipe.training), each.number)
+    )
 
-    return max(history, key=worth)
+
+def worth(natural: float, robust: float, training: Training) -> float:
+    """By what networks are told apart: the accuracies that were trained for."""
+    return natural if training is Training.NATURAL else natural + robust
 
 
 def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:

@@ -19,8 +19,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from mbnas import runs
 from mbnas.config import Surrogate
+from mbnas.environment import environment
 from mbnas.files import write_json
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
@@ -135,7 +135,7 @@ def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can h
     described = {
         "command": command(),
         "commit": commit(),
-        **runs.environment(),
+        **environment(),
         "threads": torch.get_num_threads(),
         "measured": measured,
     }

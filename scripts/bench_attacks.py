@@ -26,9 +26,9 @@ from mbnas.data import Data
 from mbnas.evaluation import guard_stages
 from mbnas.formats import Format
 from mbnas.images import Images
+from mbnas.journal import Journal
 from mbnas.networks import Network, build_network
 from mbnas.randomness import generator, seeded
-from mbnas.runs import Journal
 from mbnas.training import fit, network_objective
 
 SPACE = Path("search_spaces/resnet20.yaml")

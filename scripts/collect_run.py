@@ -14,12 +14,13 @@ from typing import Any
 import bench
 
 from mbnas import Effort, runs
+from mbnas.files import read_json
 from mbnas.inspection import audit_file
 
 
 def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, Any]:
     """All that is shown, and what someone needs to judge or repeat it."""
-    settings, manifest = folder.settings(), runs.read_json(folder.manifest_file)
+    settings, manifest = folder.settings(), read_json(folder.manifest_file)
     metrics = sorted(folder.path.glob("candidates/*/metrics.json"))
     rescored = {record["id"]: record for record in folder.rescored.read()}
     started, finished = folder.settings_file.stat().st_mtime, folder.path.glob("candidates/*/*")
@@ -36,16 +37,16 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
         "minutes": (max(each.stat().st_mtime for each in finished) - started) / 60,
         "evaluations": len(folder.trials.read()),
         "scored on": settings.search.images,
-        "pareto": [row | rescored[row["id"]] for row in runs.read_json(folder.pareto_file)],
+        "pareto": [row | rescored[row["id"]] for row in read_json(folder.pareto_file)],
         "retrained": sorted(map(retrained, metrics), key=lambda each: each["bops"]),
     }
 
 
 def retrained(metrics: Path) -> dict[str, Any]:
     """What was measured of a retrained network, and what its quick audit came to."""
-    audit = runs.read_json(audit_file(metrics.parent, Effort.QUICK))
+    audit = read_json(audit_file(metrics.parent, Effort.QUICK))
     shown = {key: audit[key] for key in ("worst_case", "verdict", "images")}
-    return {**runs.read_json(metrics), "audit": shown}
+    return {**read_json(metrics), "audit": shown}
 
 
 def main() -> None:

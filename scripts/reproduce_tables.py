@@ -23,11 +23,10 @@ from typing import Any
 import bench
 
 import mbnas
-from mbnas.files import write_json
+from mbnas.files import read_json, write_json
 from mbnas.formats import Family
 from mbnas.inspection import audit_file, audit_of
 from mbnas.pruning import prune_network
-from mbnas.runs import read_json
 
 PAPER = Path(__file__).parent / "paper.csv"
 THREATS = {

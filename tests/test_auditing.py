@@ -23,9 +23,9 @@ from mbnas.config import DataSettings, Recipe, Surrogate, Threat, Training
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
+from mbnas.journal import Journal
 from mbnas.networks import Network, build_network, multibit
 from mbnas.randomness import seeded
-from mbnas.runs import Journal
 from mbnas.training import network_objective
 
 THREAT = Threat(eps=0.1, step=0.025, steps=10)

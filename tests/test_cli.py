@@ -17,6 +17,7 @@ from helpers import DIGITS, SPACES, TINY, tiny
 from mbnas import cli, config, runs
 from mbnas.assignment import Assignment
 from mbnas.bops import bops, itemise
+from mbnas.files import read_json
 
 SPACE = ("--space", str(DIGITS))
 OVERRIDES = tuple(word for each in TINY for word in ("--set", each))
@@ -153,9 +154,9 @@ def test_search_prints_its_result_on_stdout_and_all_else_on_stderr(
     output = capsys.readouterr()
     printed = json.loads(output.out)
     assert printed["run"] == str(finished)
-    assert printed["pareto"] == runs.read_json(finished / "pareto.json")
-    metrics = runs.read_json(candidate(finished) / "metrics.json")
-    audit = runs.read_json(candidate(finished) / "audit-quick.json")
+    assert printed["pareto"] == read_json(finished / "pareto.json")
+    metrics = read_json(candidate(finished) / "metrics.json")
+    audit = read_json(candidate(finished) / "audit-quick.json")
     assert printed["retrained"] == [{**metrics, "audit": audit}]
     assert f"run folder: {finished}" in output.err
 
@@ -186,7 +187,7 @@ def test_a_network_of_another_format_is_trained_measured_and_audited(
     train = ("train", *SPACE, *OVERRIDES, "--out", str(folder))
     assert call(*train, "--format", "pact2", "--training", "natural", "--json") == 0
     metrics = json.loads(capsys.readouterr().out)
-    assert metrics == runs.read_json(folder / "metrics.json")
+    assert metrics == read_json(folder / "metrics.json")
     assert (metrics["id"], metrics["start"]) == ("pact2x2", "scratch")
     before = (folder / "network.safetensors").stat().st_mtime_ns
     assert call(*train, "--format", "pact2x2", "--training", "natural", "--json") == 0
@@ -220,7 +221,7 @@ def test_a_network_that_cannot_be_is_explained(
 
 def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: Capture) -> None:
     folder = candidate(finished)
-    metrics = runs.read_json(folder / "metrics.json")
+    metrics = read_json(folder / "metrics.json")
     assert call("retrain", str(finished), "--candidate", folder.name, "--json") == 0
     assert json.loads(capsys.readouterr().out) == metrics
     assert call("evaluate", str(folder), "--json") == 0

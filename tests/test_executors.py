@@ -16,7 +16,7 @@ from mbnas.runs import RunFolder
 from mbnas.search.engines import engine
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem
-from mbnas.search.runner import Session
+from mbnas.search.session import Session
 from mbnas.supernet import Supernet
 
 CPU = torch.device("cpu")
@@ -109,9 +109,14 @@ def test_a_cluster_that_does_not_answer_is_told_before_any_work() -> None:
             Executor("ray", 1, given).check()
 
 
-def test_a_cluster_that_answers_or_none_named_is_no_mistake() -> None:
+def test_a_cluster_that_answers_or_none_named_is_no_mistake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
         Executor("ray", 1, f"127.0.0.1:{server.getsockname()[1]}").check()
+        server.accept()[0].close()  # somebody knocked
+    monkeypatch.setattr(socket, "create_connection", None)  # nobody may, where none is named
     Executor("ray", 1, "auto").check()
     Executor("ray", 1).check()
 

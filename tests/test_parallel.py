@@ -13,6 +13,7 @@ from mbnas import backbones, parallel
 from mbnas.assignment import Assignment
 from mbnas.config import Recipe, Surrogate, Threat, Training
 from mbnas.evaluation import Scores
+from mbnas.images import Batch, Images
 from mbnas.networks import Network, multibit
 from mbnas.randomness import generator
 from mbnas.training import fit, network_objective, triangular
@@ -97,13 +98,20 @@ def test_two_processes_train_as_one_that_averages_the_halves_of_each_batch(tmp_p
 
 
 def test_parts_of_a_batch_hold_each_image_once_and_are_augmented_apart() -> None:
-    def part(number: int, parts: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def drawn(images: Images, number: int, parts: int) -> list[Batch]:
         rng = generator(3)
-        return list(IMAGES.shuffled(8, shift=2, flip=True, rng=rng, part=(number, parts)))
+        return list(images.shuffled(8, shift=2, flip=True, rng=rng, part=(number, parts)))
+
+    def part(number: int, parts: int) -> list[Batch]:
+        return drawn(IMAGES, number, parts)
 
     for (_, whole), (_, even), (_, odd) in zip(part(0, 1), part(0, 2), part(1, 2), strict=True):
         assert torch.equal(whole[0::2], even)
         assert torch.equal(whole[1::2], odd)
+
+    alike = Images.of(IMAGES.pixels[:1].expand(16, -1, -1, -1), IMAGES.targets)
+    first, second = (torch.cat([x for x, _ in drawn(alike, number, 2)]) for number in range(2))
+    assert not torch.equal(first, second)  # one picture, shifted otherwise
 
 
 def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) -> None:

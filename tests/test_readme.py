@@ -20,13 +20,12 @@ def test_ci_runs_the_test_command() -> None:
 
 
 def order() -> dict[str, int]:
-    """Row of each module, or package, in the README's table."""
+    """Position of each module, or package, in the README's table."""
     table = README[README.index("| module | what it does |") :]
     cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`(\w+(?:\.py|/))`", cell)]
     return {
-        name.removesuffix(".py").removesuffix("/"): row
-        for row, cell in enumerate(cells)
-        for name in re.findall(r"`(\w+(?:\.py|/))`", cell)
+        name.removesuffix(".py").removesuffix("/"): position for position, name in enumerate(names)
     }
 
 
@@ -37,13 +36,13 @@ def test_every_module_is_named() -> None:
 
 
 def test_a_module_imports_only_from_those_above_it() -> None:
-    rows = order()
-    for name, row in rows.items():
+    positions = order()
+    for name, position in positions.items():
         path = ROOT / "mbnas" / name
         for file in path.glob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
             text = file.read_text()
             direct = re.findall(r"^\s*from mbnas\.(\w+)", text, re.MULTILINE)
             listed = re.findall(r"^\s*from mbnas import (.*)", text, re.MULTILINE)
             imported = {each.partition(" as ")[0].strip() for each in ",".join(listed).split(",")}
-            below = {each for each in {*direct, *imported} if rows.get(each, -1) > row}
+            below = {each for each in {*direct, *imported} if positions.get(each, -1) > position}
             assert below == set(), f"{file.name} imports {below}"

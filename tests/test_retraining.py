@@ -13,11 +13,11 @@ from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network
 from mbnas.data import Data
+from mbnas.files import read_json
 from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.networks import Network, freeze
 from mbnas.retraining import retrain
-from mbnas.runs import read_json
 from mbnas.supernet import Supernet, extract
 from mbnas.training import Epoch
 

@@ -1,81 +1,21 @@
-"""The run folder: a journal that survives being cut off, and guards against mixing runs up."""
+"""The run folder, and guards against mixing runs up."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from mbnas import runs
+from mbnas import environment, runs
+from mbnas.environment import PACKAGES
 from mbnas.errors import DataError, SettingsError
-from mbnas.runs import PACKAGES, Journal, RunFolder, manifest, read_json, record_data, reopen
-
-RECORDS = [{"id": "one", "bops": 1}, {"id": "zwei\n", "loss": None}, {"id": "三", "natural": 0.1}]
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    """Three records, one of them with a line break and one beyond ASCII."""
-    journal = Journal(tmp_path / "trials.jsonl")
-    for record in RECORDS:
-        journal.append(record)
-    return journal
+from mbnas.files import read_json
+from mbnas.runs import RunFolder, manifest, record_data, reopen
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     return runs.create(tmp_path / "run", tiny("seed=5"))
-
-
-@given(records=st.lists(st.dictionaries(st.text(max_size=5), PLAIN, max_size=4), max_size=4))
-@settings(max_examples=25)
-def test_the_journal_reads_back(
-    tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]]
-) -> None:
-    journal = Journal(tmp_path_factory.getbasetemp() / "journal.jsonl")
-    journal.remove()
-    for count, record in enumerate(records):
-        assert journal.read() == records[:count]
-        journal.append(record)
-    assert journal.read() == records
-
-
-def test_a_missing_journal_is_empty(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "trials.jsonl")
-    journal.remove()
-    assert journal.read() == []
-    assert not journal.path.exists()
-
-
-def test_reading_changes_no_whole_journal(journal: Journal) -> None:
-    before = journal.path.read_bytes()
-    journal.read()
-    assert journal.path.read_bytes() == before
-
-
-def test_wherever_the_last_line_was_cut_off_the_journal_goes_on(journal: Journal) -> None:
-    whole = journal.path.read_bytes()
-    for length in range(len(whole)):
-        cut = whole[:length]
-        journal.path.write_bytes(cut)
-        left = RECORDS[: cut.count(b"\n")]
-        assert journal.read() == left
-        assert journal.path.read_bytes() == cut[: cut.rfind(b"\n") + 1]
-        journal.append({"id": "next"})
-        assert journal.read() == [*left, {"id": "next"}]
-
-
-@pytest.mark.parametrize("line", [0, 1, 2])
-def test_any_other_corrupt_line_is_refused(journal: Journal, line: int) -> None:
-    lines = journal.path.read_text().splitlines()
-    lines[line] = lines[line][:-3]
-    journal.path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it"):
-        journal.read()
 
 
 def test_a_run_keeps_its_settings(folder: RunFolder) -> None:
@@ -130,7 +70,7 @@ def test_the_manifest_says_what_made_the_run(
     assert written["data"] == {"name": "digits", "fingerprint": "f00d"}
     assert written["versions"].keys() == {"python", *PACKAGES}
     assert all(written["versions"].values())
-    monkeypatch.setattr(runs, "PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(environment, "PACKAGES", ("no-such-package",))
     assert manifest(folder.settings(), "f00d")["versions"]["no-such-package"] is None
     assert written["hardware"]["cores"] >= 1
     assert written["hardware"]["processor"]
@@ -173,7 +113,3 @@ def test_every_file_has_a_place_of_its_own_in_the_folder(tmp_path: Path) -> None
     assert len(set(places)) == len(places)
     assert all(path.is_relative_to(tmp_path) for path in places)
     assert replace(folder, path=tmp_path / "moved").settings_file.parent == tmp_path / "moved"
-
-
-def test_a_journal_is_plain_json_line_by_line(journal: Journal) -> None:
-    assert list(map(json.loads, journal.path.read_text().splitlines())) == RECORDS

@@ -18,7 +18,7 @@ from mbnas.errors import DataError
 from mbnas.runs import RunFolder
 from mbnas.search.engines import Engine, engine
 from mbnas.search.problem import Trial
-from mbnas.search.runner import Session
+from mbnas.search.session import Session
 
 SPACE = Space((1, 2, 3), (1, 2, 3), 3)
 EVALUATIONS = 21  # the last generation is cut

@@ -18,8 +18,8 @@ from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.auditing.ledger import Ledger
 from mbnas.config import Surrogate, Threat
 from mbnas.evaluation import Steered, another, require_sound
+from mbnas.journal import Journal
 from mbnas.progress import bar, log
-from mbnas.runs import Journal
 
 
 @dataclass(frozen=True)

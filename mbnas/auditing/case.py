@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -40,7 +40,7 @@ class Case:
 
     def first(self, count: int) -> Case:
         """The same network and the first images."""
-        return Case(self.network, self.x[:count], self.y[:count], self.threat, self.seed)
+        return replace(self, x=self.x[:count], y=self.y[:count])
 
     def through(self, surrogate: Surrogate) -> Model:
         """The network as attacks through ``surrogate`` see it."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mbnas.errors import DataError
-from mbnas.runs import Journal
+from mbnas.journal import Journal
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 
 from mbnas.errors import SettingsError
 from mbnas.search.problem import Problem, Trial
-from mbnas.search.runner import Session
+from mbnas.search.session import Session
 from mbnas.threads import one_thread_each
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from mbnas.config import SearchSettings
+from mbnas.journal import Journal
 from mbnas.progress import bar
-from mbnas.runs import Journal
 from mbnas.search.engines import engine
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem, Trial
-from mbnas.search.runner import Session
+from mbnas.search.session import Session
 
 
 def searched(
@@ -31,7 +31,7 @@ def searched(
     Args:
         budget: most BOPS a candidate may cost.
         evaluations: candidates in all; fewer if the space holds no more within the budget.
-        journal, early: see :class:`mbnas.search.runner.Session`.
+        journal, early: see :class:`mbnas.search.session.Session`.
     """
     space = problem.space
     proposer = engine(settings, space, lambda each: problem.cost(each) <= budget, seed)

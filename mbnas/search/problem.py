@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mbnas.assignment import Assignment, Space
 from mbnas.bops import bops
-from mbnas.config import Objective, Threat
+from mbnas.config import Objective, Settings, Threat
+from mbnas.data import Data
 from mbnas.evaluation import measure, recalibrate, scoring_stages
 from mbnas.images import Images
 from mbnas.networks import Network, Source, freeze
@@ -72,6 +73,19 @@ class Problem:
     objective: Objective
     seed: int
 
+    @classmethod
+    def of(cls, source: Source, data: Data, settings: Settings) -> Problem:
+        """The problem that settings speak of."""
+        recipe = settings.search
+        return cls(
+            source,
+            calibration=data.train.first(recipe.recalibration_images).dense(),
+            validation=data.validation.first(recipe.images).dense(),
+            threat=settings.threat,
+            objective=recipe.objective,
+            seed=settings.seed,
+        )
+
     @property
     def space(self) -> Space:
         """Where candidates come from."""
@@ -79,13 +93,11 @@ class Problem:
 
     def to(self, device: torch.device) -> Problem:
         """The same problem on a device."""
-        return Problem(
-            self.source.to(device),
-            self.calibration.to(device),
-            self.validation.to(device),
-            self.threat,
-            self.objective,
-            self.seed,
+        return replace(
+            self,
+            source=self.source.to(device),
+            calibration=self.calibration.to(device),
+            validation=self.validation.to(device),
         )
 
     def cost(self, assignment: Assignment) -> int:

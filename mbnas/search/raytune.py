@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 from mbnas.assignment import Assignment
 from mbnas.errors import SettingsError
 from mbnas.search.problem import Problem, Trial
-from mbnas.search.runner import Session
+from mbnas.search.session import Session
 
 
 class Scorer(tune.Trainable):

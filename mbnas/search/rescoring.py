@@ -11,9 +11,9 @@ from mbnas.assignment import Assignment
 from mbnas.auditing import Case, withstanding
 from mbnas.evaluation import BATCH, at_last_and_every, through
 from mbnas.final import reported
+from mbnas.journal import Journal
 from mbnas.progress import bar
 from mbnas.randomness import derive, generator
-from mbnas.runs import Journal
 from mbnas.search.problem import Problem, Trial
 from mbnas.threads import one_thread_each
 

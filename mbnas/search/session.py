@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mbnas.assignment import Assignment
 from mbnas.errors import DataError, SettingsError
-from mbnas.runs import Journal
+from mbnas.journal import Journal
 from mbnas.search.engines import Engine
 from mbnas.search.problem import Trial
 

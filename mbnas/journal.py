@@ -1,0 +1,49 @@
+"""A journal: what was finished, line by line, from which an interrupted work goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mbnas.errors import DataError
+from mbnas.files import write_text
+
+
+@dataclass(frozen=True)
+class Journal:
+    """An append-only file of JSON lines; a line is on disk before the next step starts."""
+
+    path: Path
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records; a last line that was cut off while being written is removed.
+
+        Raises:
+            DataError: if any other line is corrupt.
+        """
+        if not self.path.exists():
+            return []
+        text = self.path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            write_text(self.path, whole)
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError:
+            raise DataError(
+                f"journal {str(self.path)!r} is corrupt; restore it or start a new run"
+            ) from None
+
+    def remove(self) -> None:
+        """Delete the file if it is there."""
+        self.path.unlink(missing_ok=True)
