@@ -8,6 +8,7 @@ attacks both with everyone's PGD-20. What makes the difference is taken away one
 """
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -149,7 +150,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    changes = [f"data.root={arguments.data}", f"data.train_images={arguments.train_images}"]
+    changes = [
+        f"data.root={json.dumps(str(arguments.data))}",
+        f"data.train_images={arguments.train_images}",
+    ]
     settings = load(SPACE, changes)
     data = datasets.load(settings.data, seed=0)
     recipe = settings.retraining.model_copy(

@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
     parser.add_argument("--queries", type=int, default=1000, help="of Square")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -144,15 +145,17 @@ def main() -> None:
         "epochs": arguments.epochs,
         "images": arguments.images,
         "queries": arguments.queries,
+        "changes": arguments.set,
     }
     bench.open_work(arguments.work, options)
     changes = (
-        f"data.root={arguments.data}",
+        f"data.root={json.dumps(str(arguments.data))}",
         f"data.image_size={arguments.image_size}",
         f"data.shift={arguments.image_size // 8}",
         f"data.train_images={arguments.train_images}",
         f"retraining.epochs={arguments.epochs}",
         "retraining.learning_rate=0.01",
+        *arguments.set,
     )
     settings = load(SPACE, changes)
     data = datasets.load(settings.data, seed=0)
