@@ -21,7 +21,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from mbnas.config import Surrogate
 from mbnas.environment import environment
-from mbnas.files import write_json
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
 from mbnas.normalisation import Standard, of_weight
@@ -117,17 +116,6 @@ def peak_memory(run: Callable[[], object]) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
-
-
-def open_work(folder: Path, options: Mapping[str, object]) -> None:
-    """Make the folder of what a study finished; one begun with other options is refused."""
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = folder / "options.json"
-    if not begun.exists():
-        write_json(begun, options)
-    known = json.loads(begun.read_text())
-    if known != options:
-        sys.exit(f"{folder} was begun with {known}, now {options}; give another --work")
 
 
 def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can hold)

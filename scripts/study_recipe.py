@@ -8,7 +8,6 @@ is what ``mbnas train`` does. Interrupted, it goes on where it stopped; ``--seed
 ``--variants`` may be given to several processes.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -21,27 +20,24 @@ from pathlib import Path
 from unittest import mock
 
 import bench
+import study
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbnas import data as datasets
-from mbnas import freeze, load
+from mbnas import freeze
 from mbnas.backbones import Row
 from mbnas.config import Precision, Settings, Surrogate, Training
 from mbnas.data import Data
-from mbnas.evaluation import Scores
 from mbnas.files import write_json
-from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.layers import QuantizedConv2d
-from mbnas.networks import Network, _subsample_and_pad, build_network
+from mbnas.networks import Network, _subsample_and_pad
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
-from mbnas.randomness import derive, seeded
-from mbnas.training import fit
+from mbnas.randomness import derive
 
-SPACE = Path("search_spaces/resnet8-cifar10.yaml")
 Teach = Callable[[Tensor], Tensor]
 
 
@@ -183,26 +179,7 @@ def learn(
         torch.autograd.backward(loss)
         return loss.detach()
 
-    fit(
-        network,
-        lambda _: accumulate,
-        guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
-        train=data.train,
-        settings=settings,
-        recipe=recipe,
-        title=target.stem,
-        seed=seed,
-        checkpoint=target,
-    )
-    target.unlink()
-
-
-def fresh(settings: Settings, data: Data, format_: str, seed: int) -> Network:
-    """An untrained network of one format."""
-    with seeded(seed, "initial weights"):
-        network = build_network(settings.table, Format.parse(format_, settings.space.layers))
-    network.standardise_by(*data.statistics())
-    return network
+    study.train_to_the_end(network, lambda _: accumulate, settings, data, seed, target)
 
 
 @torch.no_grad()
@@ -214,7 +191,7 @@ def accuracy(network: Network, images: Images) -> float:
 
 def taught_by_float(settings: Settings, data: Data, seed: int, target: Path) -> Teach:
     """The soft labels of a float network trained by today's recipe."""
-    network = fresh(settings, data, "float", seed)
+    network = study.fresh(settings, data, "float", seed)
     if target.exists():
         network.load_state_dict(torch.load(target, weights_only=True))
     else:
@@ -239,13 +216,13 @@ def trained(
     variant: Variant, settings: Settings, data: Data, format_: str, seed: int, target: Path
 ) -> float:
     """Validation accuracy in percent."""
+    purpose = derive(seed, "recipe", format_)
+    teacher = target.parent / f"float-{format_}-seed{seed}.pt"
+    teach = taught_by_float(settings, data, purpose, teacher) if variant.distilled else None
     recipe = settings.retraining.model_copy(update=variant.recipe)
     settings = settings.model_copy(update={"retraining": recipe})
-    purpose = derive(seed, "recipe", format_)
-    network = fresh(settings, data, format_, purpose)
+    network = study.fresh(settings, data, format_, purpose)
     variant.rebuild(network)
-    teacher = target.parent / f"float-{seed}.pt"
-    teach = taught_by_float(settings, data, purpose, teacher) if variant.distilled else None
     with variant.altered():
         if variant.staged:
             half = recipe.epochs // 2
@@ -261,34 +238,12 @@ def trained(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="where accuracies are kept")
+    parser = study.parser(__doc__, epochs=15)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--formats", nargs="+", default=["mbn1x1"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--name", default="resnet8", help="of the result")
-    parser.add_argument("--image-size", type=int, default=16)
-    parser.add_argument("--train-images", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    options = {
-        "image size": arguments.image_size,
-        "train images": arguments.train_images,
-        "epochs": arguments.epochs,
-    }
-    bench.open_work(arguments.work, options)
-    changes = (
-        f"data.root={json.dumps(str(arguments.data))}",
-        f"data.image_size={arguments.image_size}",
-        f"data.shift={arguments.image_size // 8}",
-        f"data.train_images={arguments.train_images}",
-        f"retraining.epochs={arguments.epochs}",
-        f"retraining.training={Training.NATURAL}",
-    )
-    settings = load(SPACE, changes)
+    settings, options = study.begun(arguments, f"retraining.training={Training.NATURAL}")
     data = datasets.load(settings.data, seed=0)
     found: dict[str, dict[str, list[float]]] = {}
     for seed, format_, name in product(arguments.seeds, arguments.formats, arguments.variants):

@@ -9,39 +9,31 @@ gradient. Each network is that of the last epoch: choosing the best would hide a
 Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
 """
 
-import argparse
 import json
 import statistics
 from itertools import product
 from pathlib import Path
 
 import bench
+import study
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mbnas import data as datasets
-from mbnas import freeze, load, square
+from mbnas import freeze, square
 from mbnas.auditing import Case
 from mbnas.config import Settings, Surrogate, Threat, Training
 from mbnas.data import Data
-from mbnas.evaluation import Scores
 from mbnas.files import write_json
-from mbnas.formats import Format
-from mbnas.networks import Network, build_network
-from mbnas.randomness import derive, seeded
-from mbnas.training import fit, network_objective
+from mbnas.networks import Network
+from mbnas.randomness import derive
+from mbnas.training import network_objective
 
-SPACE = Path("search_spaces/resnet8-cifar10.yaml")
 FORMATS = ("mbn1x1", "mbn3x1", "mbn1x3", "mbn3x3", "float")
 TRAININGS = ("ste", "tanh", "natural")
 PAPER_NATURAL = Threat(eps=2 / 255, step=0.5 / 255)  # paper, Sec. 4
 Row = dict[str, float]
-
-
-def untrained(settings: Settings, format_: str) -> Network:
-    """A network of one format."""
-    return build_network(settings.table, Format.parse(format_, settings.space.layers))
 
 
 def train(
@@ -49,27 +41,17 @@ def train(
 ) -> None:
     """Train one network and write its last state to ``target``."""
     natural = training == "natural"
-    kind = Training.NATURAL if natural else Training.FASTAT
-    recipe = settings.retraining.model_copy(update={"training": kind})
     surrogate = Surrogate.TANH if natural else Surrogate(training)
     threat = settings.threat.model_copy(update={"surrogate": surrogate})
-    purpose = derive(seed, format_, training)
-    with seeded(purpose, "initial weights"):
-        network = untrained(settings, format_)
-    network.standardise_by(*data.statistics())
-    fit(
-        network,
-        network_objective(network, threat, recipe),
-        guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
-        train=data.train,
-        settings=settings,
-        recipe=recipe,
-        title=target.stem,
-        seed=purpose,
-        checkpoint=target.with_suffix(".pt"),
+    recipe = settings.retraining.model_copy(
+        update={"training": Training.NATURAL if natural else Training.FASTAT}
     )
+    settings = settings.model_copy(update={"threat": threat, "retraining": recipe})
+    purpose = derive(seed, format_, training)
+    network = study.fresh(settings, data, format_, purpose)
+    objective = network_objective(network, threat, recipe)
+    study.train_to_the_end(network, objective, settings, data, purpose, target.with_suffix(".pt"))
     save_file(network.state_dict(), target)
-    target.with_suffix(".pt").unlink()
 
 
 def attack(case: Case, queries: int) -> Row:
@@ -104,7 +86,7 @@ def attack(case: Case, queries: int) -> Row:
 
 def opened(settings: Settings, format_: str, file: Path) -> Network:
     """A trained network, for attacks."""
-    network = untrained(settings, format_)
+    network = study.untrained(settings, format_)
     network.load_state_dict(load_file(file))
     return freeze(network)
 
@@ -121,43 +103,21 @@ def summary(rows: list[Row]) -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = study.parser(__doc__, epochs=10)
     parser.add_argument("--formats", nargs="+", default=FORMATS)
     parser.add_argument(
         "--trainings", nargs="+", default=TRAININGS, choices=["natural", *Surrogate]
     )
     parser.add_argument("--name", default="surrogates", help="of the result")
-    parser.add_argument("--image-size", type=int, default=16)
-    parser.add_argument("--train-images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--images", type=int, default=500, help="test images under attack")
     parser.add_argument("--queries", type=int, default=1000, help="of Square")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    options = {
-        "image size": arguments.image_size,
-        "train images": arguments.train_images,
-        "epochs": arguments.epochs,
-        "images": arguments.images,
-        "queries": arguments.queries,
-        "changes": arguments.set,
-    }
-    bench.open_work(arguments.work, options)
-    changes = (
-        f"data.root={json.dumps(str(arguments.data))}",
-        f"data.image_size={arguments.image_size}",
-        f"data.shift={arguments.image_size // 8}",
-        f"data.train_images={arguments.train_images}",
-        f"retraining.epochs={arguments.epochs}",
+    settings, options = study.begun(
+        arguments,
         "retraining.learning_rate=0.01",
-        *arguments.set,
+        images=arguments.images,
+        queries=arguments.queries,
     )
-    settings = load(SPACE, changes)
     data = datasets.load(settings.data, seed=0)
     x, y = data.test.gather(slice(arguments.images))
     adversarial = next((each for each in arguments.trainings if each != "natural"), None)

@@ -1,0 +1,101 @@
+"""What the studies share: CIFAR-10 made small, a folder of finished work, networks to the end."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from mbnas import load
+from mbnas.config import Settings
+from mbnas.data import Data
+from mbnas.evaluation import Scores
+from mbnas.files import write_json
+from mbnas.formats import Format
+from mbnas.networks import Network, build_network
+from mbnas.randomness import seeded
+from mbnas.training import Objective, fit
+
+SPACE = Path("search_spaces/resnet8-cifar10.yaml")
+Options = dict[str, object]
+
+
+def parser(description: str | None, *, epochs: int) -> argparse.ArgumentParser:
+    """With the options of every study."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
+    made.add_argument("--work", type=Path, required=True, help="where what is finished is kept")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    made.add_argument("--image-size", type=int, default=16)
+    made.add_argument("--train-images", type=int, default=10_000)
+    made.add_argument("--epochs", type=int, default=epochs)
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return made
+
+
+def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple[Settings, Options]:
+    """Settings of the study and the options that decide its results.
+
+    Makes the folder of finished work; one begun with other options is refused.
+    """
+    torch.set_num_threads(arguments.threads)
+    options: Options = {
+        "image size": arguments.image_size,
+        "train images": arguments.train_images,
+        "epochs": arguments.epochs,
+        "changes": arguments.set,
+        **more,
+    }
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    note = arguments.work / "options.json"
+    if not note.exists():
+        write_json(note, options)
+    known = json.loads(note.read_text())
+    if known != options:
+        sys.exit(f"{arguments.work} was begun with {known}, now {options}; give another --work")
+    small = (
+        f"data.root={json.dumps(str(arguments.data))}",
+        f"data.image_size={arguments.image_size}",
+        f"data.shift={arguments.image_size // 8}",
+        f"data.train_images={arguments.train_images}",
+        f"retraining.epochs={arguments.epochs}",
+    )
+    return load(SPACE, (*small, *changes, *arguments.set)), options
+
+
+def untrained(settings: Settings, format_: str) -> Network:
+    """A network of one format, initialised from torch's generator."""
+    return build_network(settings.table, Format.parse(format_, settings.space.layers))
+
+
+def fresh(settings: Settings, data: Data, format_: str, seed: int) -> Network:
+    """A network that has seen nothing but the mean and deviation of its images."""
+    with seeded(seed, "initial weights"):
+        network = untrained(settings, format_)
+    network.standardise_by(*data.statistics())
+    return network
+
+
+def train_to_the_end(
+    network: Network, objective: Objective, settings: Settings, data: Data, seed: int, target: Path
+) -> None:
+    """Train in place by the recipe of retraining; interrupted, ``target`` lets it go on.
+
+    The network is that of the last epoch: choosing the best would hide a collapse.
+    """
+    fit(
+        network,
+        objective,
+        guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
+        train=data.train,
+        settings=settings,
+        recipe=settings.retraining,
+        title=target.stem,
+        seed=seed,
+        checkpoint=target,
+    )
+    target.unlink()
