@@ -9,42 +9,33 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.attacks import apgd, fgsm, pgd, square
 from mbnas.auditing import Effort, audit
-from mbnas.backbones import Backbone, build
 from mbnas.bops import bops, itemise
-from mbnas.checkpoints import load_network, load_supernet, save_network, save_supernet
+from mbnas.checkpoints import load_network, load_supernet
 from mbnas.config import Settings, Surrogate, Threat, load
 from mbnas.evaluation import measure, recalibrate
 from mbnas.formats import Format
 from mbnas.inspection import audit_checkpoint, evaluate_checkpoint
-from mbnas.networks import Network, build_network, freeze, multibit
-from mbnas.pareto import most_useful, non_dominated
+from mbnas.networks import Network, freeze
 from mbnas.pipeline import resume_search, retrain_candidate, run_search, train_network
-from mbnas.retraining import retrain
 from mbnas.search.executors import Executor
-from mbnas.search.problem import Problem, Trial
 from mbnas.supernet import Supernet, extract
 
 __all__ = [
     "Assignment",
-    "Backbone",
     "Bases",
     "Effort",
     "Executor",
     "Format",
     "Network",
-    "Problem",
     "Settings",
     "Space",
     "Supernet",
     "Surrogate",
     "Threat",
-    "Trial",
     "apgd",
     "audit",
     "audit_checkpoint",
     "bops",
-    "build",
-    "build_network",
     "evaluate_checkpoint",
     "extract",
     "fgsm",
@@ -54,17 +45,11 @@ __all__ = [
     "load_network",
     "load_supernet",
     "measure",
-    "most_useful",
-    "multibit",
-    "non_dominated",
     "pgd",
     "recalibrate",
     "resume_search",
-    "retrain",
     "retrain_candidate",
     "run_search",
-    "save_network",
-    "save_supernet",
     "square",
     "train_network",
 ]
