@@ -134,9 +134,14 @@ def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can h
 
 
 def commit() -> str:
-    """Of the code that runs."""
-    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """Of the code that runs; results may have changed since."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(RESULTS.parent.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "mbnas", "scripts/*.py")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
 def command() -> str:
