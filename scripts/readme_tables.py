@@ -236,13 +236,23 @@ def study(result: Result) -> str:
         f"{measured['epochs']} epochs, the network of the last one; percent of "
         f"{measured['images']} test images."
     )
-    networks = measured["networks"]
+    networks, by_seed = measured["networks"], measured.get("by seed", {})
     attacks = list(next(iter(networks.values())))
     rows = [
-        [name, *(f"{mean:.1f} ± {std:.1f}" for mean, std in (each[a] for a in attacks))]
+        [
+            name,
+            *(f"{mean:.1f} ± {std:.1f}" for mean, std in (each[a] for a in attacks)),
+            *([f"{sum(map(collapsed, by_seed[name]))} of {len(by_seed[name])}"] if by_seed else []),
+        ]
         for name, each in networks.items()
     ]
-    return f"{described}\n\n{table(['', *attacks], rows)}"
+    header = ["", *attacks, *(["collapsed"] if by_seed else [])]
+    return f"{described}\n\n{table(header, rows)}"
+
+
+def collapsed(row: dict[str, float]) -> bool:
+    """A network that PGD seems to mend: its gradients lead away from where it is wrong."""
+    return row["PGD-20, ste, last"] > row["natural"]
 
 
 def recipe(result: Result) -> str:

@@ -140,7 +140,7 @@ def main() -> None:
     print(
         bench.keep(
             f"study-{arguments.name}",
-            {"seeds": arguments.seeds, **options, "networks": table},
+            {"seeds": arguments.seeds, **options, "networks": table, "by seed": found},
         )
     )
 
