@@ -237,11 +237,15 @@ def study(result: Result) -> str:
         f"{measured['images']} test images."
     )
     networks, by_seed = measured["networks"], measured.get("by seed", {})
+    several = len(measured["seeds"]) > 1
     attacks = list(next(iter(networks.values())))
     rows = [
         [
             name,
-            *(f"{mean:.1f} ± {std:.1f}" for mean, std in (each[a] for a in attacks)),
+            *(
+                f"{mean:.1f} ± {std:.1f}" if several else f"{mean:.1f}"
+                for mean, std in (each[attack] for attack in attacks)
+            ),
             *([f"{sum(map(collapsed, by_seed[name]))} of {len(by_seed[name])}"] if by_seed else []),
         ]
         for name, each in networks.items()
