@@ -28,10 +28,11 @@ from mbnas.search.executors import default_workers
 
 STAGES = {
     "data": "mbnas.data.load",
-    "supernet": "mbnas.pipeline._supernet",
+    "supernet": "mbnas.pipeline.pretrained",
     "search": "mbnas.pipeline._trials",
-    "re-scoring": "mbnas.pipeline._rescore",
+    "re-scoring": "mbnas.pipeline.rescored",
     "retraining and test": "mbnas.pipeline._retrained",
+    "audits": "mbnas.pipeline._audited",
 }
 
 
