@@ -18,6 +18,7 @@ from mbnas.backbones import Backbone, Row
 from mbnas.config import Surrogate
 from mbnas.formats import Format
 from mbnas.layers import FrozenConv2d, QuantizedConv2d, convolution
+from mbnas.prelu import PReLU
 
 
 class Skeleton(nn.Module):
@@ -52,9 +53,7 @@ class Skeleton(nn.Module):
         )
         self.convolutions = nn.ModuleDict(dict(convolutions))
         self.bends = nn.ModuleDict(
-            {row.name: nn.PReLU(row.out_channels) for row in backbone.main}
-            if backbone.prelu
-            else {}
+            {row.name: PReLU(row.out_channels) for row in backbone.main} if backbone.prelu else {}
         )
         self.head = nn.BatchNorm2d(classifier.in_channels)
         self.classifier = nn.Linear(classifier.in_channels, classifier.out_channels)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mbnas import kernels
+from mbnas import kernels, loops
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def of_batch(norm: nn.BatchNorm2d, x: Tensor) -> Standard:
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance of each channel, (C,) each."""
-    if kernels.suits(x):
+    if loops.suits(x):
         return kernels.moments(x)
     variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
     return mean, variance

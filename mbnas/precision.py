@@ -12,7 +12,7 @@ from mbnas.progress import log
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context for the forward pass of a training step.
+    """The context for the forward passes of a training step, a teacher's among them.
 
     Inside, convolutions and the classifier run in bfloat16 if that is what ``precision`` says and
     the device is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks

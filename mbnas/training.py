@@ -159,7 +159,7 @@ def network_objective(
     """
 
     def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), autocast(recipe.precision, x.device):
             truth = y if teacher is None else teacher(x).softmax(dim=1)
         with without_gradients(network):
             x = perturbed(

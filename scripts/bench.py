@@ -70,7 +70,7 @@ class ExpandedConv2d(torch.nn.Module):
 def plain() -> Iterator[None]:
     """Inside, quantizers run as separate tensor operations."""
     never = {"new": lambda *_: False}
-    with mock.patch("mbnas.kernels.suits", **never), mock.patch("mbnas.fusion.suits", **never):
+    with mock.patch("mbnas.loops.suits", **never), mock.patch("mbnas.fusion.suits", **never):
         yield
 
 

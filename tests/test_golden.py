@@ -66,7 +66,7 @@ def test_the_loss_curve_is_the_recorded_one(name: str) -> None:
 @NAMES
 def test_plain_quantizers_have_the_same_losses_and_gradients_at_every_step(name: str) -> None:
     for network, x, y in steps(name):
-        with mock.patch("mbnas.kernels.suits", new=lambda *_: False):
+        with mock.patch("mbnas.loops.suits", new=lambda *_: False):
             plain_loss = loss(network, x, y)
         plain = [each.grad.clone() for each in network.parameters()]
         network.zero_grad()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbnas import kernels
+from mbnas import kernels, loops
 from mbnas.config import Surrogate
 from mbnas.quantizers import plain_backward, plain_forward, plain_tilt, staircase
 
@@ -187,11 +187,11 @@ def test_without_a_compiler_the_plain_version_runs_and_one_message_says_so(
 ) -> None:
     case, _ = drawn(0, 3, (4, 8, 6, 6), KINDS[0], False)
     x, thresholds, heights = case.x, case.thresholds, case.heights
-    kernels.available.cache_clear()
-    with mock.patch.object(kernels, "numba", None), caplog.at_level(logging.INFO, logger="mbnas"):
+    loops.available.cache_clear()
+    with mock.patch.object(loops, "numba", None), caplog.at_level(logging.INFO, logger="mbnas"):
         first = staircase(x, thresholds, heights, Surrogate.TANH, unchanged())
         second = staircase(x, thresholds, heights, Surrogate.TANH, unchanged())
-    kernels.available.cache_clear()
+    loops.available.cache_clear()
     zero = torch.zeros(())
     assert torch.equal(first, plain_forward(x, zero, zero + 1, zero, thresholds, heights))
     assert torch.equal(first, second)
