@@ -4,15 +4,18 @@
     python scripts/bench_attacks.py --data CIFAR_FOLDER
 
 Trains a float ResNet-20 and its 3x3 multi-bit twin by FastAT for a few epochs, freezes both, and
-attacks both with everyone's PGD-20. What makes the difference is taken away one by one.
+attacks both with everyone's PGD-20, from a new random start each round: robust accuracy is a mean
+over all rounds. What makes the difference is taken away one by one.
 """
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import bench
@@ -72,7 +75,7 @@ class Smooth(nn.Module):
 
 
 def contenders(network: Network, images: Images, settings: Settings) -> dict[str, Robust]:
-    """Robust accuracy of a frozen network by each implementation."""
+    """Robust accuracy of a frozen network by each implementation, with new starts in each call."""
     sys.modules.setdefault("torchvision.datasets", datasets._torchvision_datasets())
     import foolbox  # noqa: PLC0415 (needs torchvision as repaired above)
     import torchattacks  # noqa: PLC0415
@@ -81,6 +84,7 @@ def contenders(network: Network, images: Images, settings: Settings) -> dict[str
     threat, module = settings.threat, Smooth(network, settings).eval()
     eps, step, steps = threat.eps, threat.step, threat.steps
     batches = list(images.batches(128))
+    ours, undropped = torch.Generator(), torch.Generator()
 
     def by(attack: Callable[[Tensor, Tensor], Tensor]) -> Robust:
         def robust() -> float:
@@ -96,7 +100,7 @@ def contenders(network: Network, images: Images, settings: Settings) -> dict[str
     fool = foolbox.PyTorchModel(module, bounds=(0, 1))
     linf = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps)
     return {
-        "mbnas": lambda: measure(network, images, threat, torch.Generator()).robust,
+        "mbnas": lambda: measure(network, images, threat, ours).robust,
         "mbnas, dropping nothing": by(
             lambda x, y: pgd(
                 module,
@@ -105,7 +109,7 @@ def contenders(network: Network, images: Images, settings: Settings) -> dict[str
                 eps=eps,
                 step=step,
                 steps=steps,
-                generator=torch.Generator(),
+                generator=undropped,
                 stop_when_broken=False,
             )
         ),
@@ -129,6 +133,11 @@ def plainly(robust: Robust) -> Robust:
     return run
 
 
+def note(robust: Robust, found: list[float]) -> None:
+    """Append what one call finds."""
+    found.append(robust())
+
+
 def audit_seconds(network: Network, data: Data, settings: Settings) -> float:
     """How long ``mbnas audit --effort quick`` attacks a frozen network."""
     plan = PLANS[Effort.QUICK]
@@ -146,7 +155,7 @@ def main() -> None:
     parser.add_argument("--train-images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -175,15 +184,22 @@ def main() -> None:
             merging = contenders(network.eval().requires_grad_(False), images, settings)
             cases["mbnas, merging weights in every pass"] = merging["mbnas"]
             cases["mbnas, quantizers as tensor operations"] = plainly(cases["mbnas"])
-        robust = {case: run() for case, run in cases.items()}
-        seconds = bench.paired(cases, arguments.rounds)
+        found: dict[str, list[float]] = {case: [] for case in cases}
+        seconds = bench.paired(
+            {case: partial(note, run, found[case]) for case, run in cases.items()},
+            arguments.rounds,
+        )
         natural = measure(frozen, images, settings.threat, torch.Generator()).natural
         measured[name] = {
             "natural": natural,
             "seconds of a quick audit": audit_seconds(frozen, data, settings),
             "cases": {
                 case: {
-                    "robust": robust[case],
+                    "robust": {
+                        "mean": statistics.fmean(found[case]),
+                        "std": statistics.stdev(found[case]),
+                        "runs": len(found[case]),
+                    },
                     "images/s": arguments.images / min(seconds[case]),
                     "mbnas is times as fast": bench.ratio(seconds[case], seconds["mbnas"]),
                 }
@@ -196,7 +212,7 @@ def main() -> None:
             [
                 [
                     case,
-                    f"{100 * each['robust']:.1f}",
+                    "{:.2%} ± {:.2%}".format(each["robust"]["mean"], each["robust"]["std"]),
                     f"{each['images/s']:.1f}",
                     "{:.2f} ({:.2f}-{:.2f})".format(*each["mbnas is times as fast"]),
                 ]
