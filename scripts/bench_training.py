@@ -76,20 +76,22 @@ def phases(
     return {"forward": forward, "training step": train, "FastAT step": fastat, "PGD step": attack}
 
 
-def show_profile(name: str, step: Callable[[], object], device: torch.device) -> None:
-    """Where a training step spends its time."""
-    activities = [ProfilerActivity.CPU]
-    if device.type != "cpu":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as record:
-        step()
-    rows = sorted(record.key_averages(), key=lambda row: -row.self_cpu_time_total)
-    total = sum(row.self_cpu_time_total for row in rows)
-    bench.show(
-        f"where a training step of {name} spends its time",
-        ["operation", "%"],
-        [[row.key, f"{100 * row.self_cpu_time_total / total:.1f}"] for row in rows[:8]],
-    )
+def profiled(
+    step: Callable[[], object], device: torch.device, repeats: int = 5
+) -> dict[str, float]:
+    """Which share of the time of a training step each operation takes, longest first."""
+    cuda = device.type == "cuda"
+    step()
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as record:
+        for _ in range(repeats):
+            step()
+    taken = {
+        row.key: row.self_device_time_total if cuda else row.self_cpu_time_total
+        for row in record.key_averages()
+    }
+    total = sum(taken.values())
+    ranked = sorted(taken.items(), key=lambda each: -each[1])
+    return {operation: each / total for operation, each in ranked}
 
 
 def main() -> None:
@@ -99,10 +101,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--bases", nargs="+", default=["1x1", "3x1", "1x3", "3x3", "5x5", "7x7"])
-    parser.add_argument("--expanded", nargs="*", default=["3x3"], help="also in expanded form")
+    parser.add_argument(
+        "--expanded", nargs="*", default=["3x1", "1x3", "3x3"], help="also in expanded form"
+    )
     parser.add_argument("--bfloat16", nargs="*", default=["float", "3x3"], help="also in it")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--profile", metavar="MxN", default="3x3")
+    parser.add_argument("--profile", nargs="*", default=["float", "3x3", "3x3 plain"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -154,6 +158,11 @@ def main() -> None:
             peak = bench.peak_memory(calls[name]["training step"])
         measured[name]["peak MiB"] = [peak / 2**20]
 
+    shares: dict[str, dict[str, float]] = {}
+    for name in arguments.profile:
+        with variants[name][1]():
+            shares[name] = profiled(calls[name]["training step"], x.device)
+
     names = list(calls["float"])
     base = measured["float"]["peak MiB"][0]
     bench.show(
@@ -169,10 +178,14 @@ def main() -> None:
             for name in variants
         ],
     )
-    name = f"training-{arguments.backbone}-{torch.device(arguments.device).type}"
-    print(bench.keep(name, measured))
-
-    show_profile(arguments.profile, calls[arguments.profile]["training step"], x.device)
+    for name, of_step in shares.items():
+        bench.show(
+            f"where a training step of {name} spends its time",
+            ["operation", "%"],
+            [[operation, f"{100 * share:.1f}"] for operation, share in list(of_step.items())[:8]],
+        )
+    result = {"speed": measured, "shares of a training step": shares}
+    print(bench.keep(f"training-{arguments.backbone}-{x.device.type}", result))
 
 
 if __name__ == "__main__":
