@@ -8,16 +8,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.attacks import apgd, fgsm, pgd, square
-from mbnas.auditing import Effort, audit
+from mbnas.auditing import audit
 from mbnas.bops import bops, itemise
 from mbnas.checkpoints import load_network, load_supernet
-from mbnas.config import Settings, Surrogate, Threat, load
+from mbnas.config import load
 from mbnas.evaluation import measure, recalibrate
 from mbnas.formats import Format
 from mbnas.inspection import audit_checkpoint, evaluate_checkpoint
 from mbnas.networks import Network, freeze
 from mbnas.pipeline import resume_search, retrain_candidate, run_search, train_network
 from mbnas.search.executors import Executor
+from mbnas.settings import Effort, Settings, Surrogate, Threat
 from mbnas.supernet import Supernet, extract
 
 __all__ = [

@@ -12,13 +12,13 @@ from safetensors.torch import save
 from torch import nn
 
 from mbnas import config
-from mbnas.config import Settings
 from mbnas.data import fingerprint
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import write_atomically
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, build_network
+from mbnas.settings import Settings
 from mbnas.supernet import Supernet
 
 NETWORK_FILE = "network.safetensors"

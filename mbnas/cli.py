@@ -18,13 +18,13 @@ from typer.exceptions import TyperException
 
 from mbnas import backbones, config, inspection, parallel, pipeline, report, runs
 from mbnas.assignment import Assignment
-from mbnas.auditing import Effort, page
+from mbnas.auditing import page
 from mbnas.bops import bops, itemise
-from mbnas.config import Settings, Training
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
 from mbnas.progress import CONSOLE, show_messages
 from mbnas.search.executors import Executor, default_workers
+from mbnas.settings import Effort, Settings, Training
 
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),

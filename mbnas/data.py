@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from mbnas import parallel
-from mbnas.config import DataSettings
 from mbnas.errors import DataError
 from mbnas.files import write_atomically
 from mbnas.images import Images
 from mbnas.progress import bar
 from mbnas.randomness import generator
+from mbnas.settings import DataSettings
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 

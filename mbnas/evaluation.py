@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbnas.attacks import Model, broken, pgd, require_images, right
-from mbnas.config import Objective, Surrogate, Threat
 from mbnas.errors import SettingsError
 from mbnas.images import Batch, Images
 from mbnas.losses import Loss, cross_entropy, margin, rescaled_cross_entropy
 from mbnas.networks import Network
+from mbnas.settings import Objective, Surrogate, Threat
 
 BATCH = 128
 NOT_FINITE = (

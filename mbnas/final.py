@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mbnas.config import Settings, Surrogate, Threat
 from mbnas.errors import SettingsError
 from mbnas.evaluation import (
     BATCH,
@@ -20,6 +19,7 @@ from mbnas.images import Images
 from mbnas.networks import Network
 from mbnas.progress import bar
 from mbnas.randomness import generator
+from mbnas.settings import Settings, Surrogate, Threat
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mbnas.config import Surrogate
 from mbnas.quantizers import derivative
+from mbnas.settings import Surrogate
 
 
 class _FixedPoint(torch.autograd.Function):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mbnas.assignment import MAX_BASES
-from mbnas.config import Surrogate
 from mbnas.progress import log
+from mbnas.settings import Surrogate
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

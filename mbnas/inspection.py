@@ -9,9 +9,8 @@ from typing import Any
 
 from mbnas import config
 from mbnas import data as datasets
-from mbnas.auditing import PLANS, Audit, Effort, audit, page
+from mbnas.auditing import PLANS, Audit, audit, page
 from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of
-from mbnas.config import Settings
 from mbnas.devices import pick_device
 from mbnas.evaluation import Steered
 from mbnas.files import read_json, write_json, write_text
@@ -21,6 +20,8 @@ from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.networks import Network, freeze
 from mbnas.retraining import described
+from mbnas.sameness import require_same_networks
+from mbnas.settings import Effort, Settings
 from mbnas.threads import suited_to
 
 
@@ -120,7 +121,7 @@ def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Format, Sett
     """A network, frozen, and the test images that belong to it, both on the device."""
     network, format_, saved = load_network(path)
     settings = config.validate(saved.model_dump(mode="json"), overrides)
-    config.require_same_networks(saved, settings, f"{str(path)!r} was trained")
+    require_same_networks(saved, settings, f"{str(path)!r} was trained")
     images = datasets.load(settings.data, settings.seed).test
     require_images_of(path, images)
     device = pick_device(settings.device)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mbnas import loops
-from mbnas.config import Surrogate
 from mbnas.loops import (
     Floats,
     Sums,
@@ -24,6 +23,7 @@ from mbnas.loops import (
     share,
     split,
 )
+from mbnas.settings import Surrogate
 
 _TANH, _POLYNOMIAL = -1.0, -2.0
 _FORMS = {  # of the derivative of sign: the half-width of a window, or one of the above

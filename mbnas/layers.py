@@ -22,11 +22,11 @@ from torch.nn.utils import prune
 from mbnas import precision
 from mbnas.assignment import Bases, Space
 from mbnas.backbones import Row
-from mbnas.config import Surrogate
 from mbnas.fixed_point import clip_for_normal, fixed_point
 from mbnas.formats import Family
 from mbnas.normalisation import Standard, of_batch, of_weight, unchanged
 from mbnas.quantizers import height_for_normal, staircase, threshold_grid
+from mbnas.settings import Surrogate
 
 
 class WeightQuantizer(nn.Module):

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone, Row
-from mbnas.config import Surrogate
 from mbnas.formats import Format
 from mbnas.layers import FrozenConv2d, QuantizedConv2d, convolution
 from mbnas.prelu import PReLU
+from mbnas.settings import Surrogate
 
 
 class Skeleton(nn.Module):

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import torch
 
-from mbnas import config, parallel, runs
 from mbnas import data as datasets
+from mbnas import parallel, runs
 from mbnas.assignment import Assignment
-from mbnas.auditing import Effort
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network, load_supernet
-from mbnas.config import Settings, require_same, require_same_networks
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
@@ -32,10 +30,12 @@ from mbnas.randomness import derive
 from mbnas.report import WorstCases, ranking, write_pareto
 from mbnas.retraining import Metrics, finished, retrain
 from mbnas.runs import RunFolder
+from mbnas.sameness import identity, require_same, require_same_networks
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.rescoring import rescored
+from mbnas.settings import Settings
 from mbnas.supernet import Supernet
 from mbnas.threads import suited_to
 
@@ -91,8 +91,8 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
     executor.check()
     folder = runs.reopen(path)
     require_same(
-        config.identity(folder.settings()),
-        config.identity(settings),
+        identity(folder.settings()),
+        identity(settings),
         f"run {str(path)!r} was started",
         "leave them away to go on with it, or start a new run with --out",
     )
@@ -227,20 +227,18 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
 
 
 def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
-    """The metrics of each retrained network with a quick audit, the others as sources."""
+    """The metrics of each retrained network with its audit, the others as sources."""
+    effort = run.settings.test.audit
     folders = {each["id"]: run.folder.candidate(each["id"]) for each in retrained}
     networks = {
         name: freeze(load_network(folder)[0].to(run.device)) for name, folder in folders.items()
     }
-
     for name, folder in folders.items():
-        if audit_of(folder, Effort.QUICK, run.settings) is None:
+        if audit_of(folder, effort, run.settings) is None:
             others = {each: networks[each] for each in networks if each != name}
             network, images = networks[name], run.data.test
-            audited(network, name, run.settings, images, folder, Effort.QUICK, others)
-    records = {
-        name: read_json(audit_file(folder, Effort.QUICK)) for name, folder in folders.items()
-    }
+            audited(network, name, run.settings, images, folder, effort, others)
+    records = {name: read_json(audit_file(folder, effort)) for name, folder in folders.items()}
     return [{**each, "audit": records[each["id"]]} for each in retrained]
 
 

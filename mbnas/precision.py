@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mbnas.config import Precision
 from mbnas.progress import log
+from mbnas.settings import Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

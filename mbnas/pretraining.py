@@ -6,14 +6,15 @@ import torch
 
 from mbnas import parallel
 from mbnas.checkpoints import load_supernet, save_supernet
-from mbnas.config import Settings
 from mbnas.data import Data
 from mbnas.evaluation import Scores, guard_stages, measure, recalibrate
 from mbnas.networks import freeze
+from mbnas.objectives import supernet_objective
 from mbnas.randomness import derive, generator, seeded
 from mbnas.runs import RunFolder
+from mbnas.settings import Settings
 from mbnas.supernet import Supernet, extract
-from mbnas.training import fit, supernet_objective
+from mbnas.training import fit
 
 
 def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.device) -> Supernet:

@@ -17,7 +17,6 @@ from mbnas import data as datasets
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
 from mbnas.checkpoints import load_network
-from mbnas.config import Settings
 from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
 from mbnas.formats import Family, Format
@@ -28,6 +27,7 @@ from mbnas.retraining import Metrics, finished, retrain
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
+from mbnas.settings import Settings
 from mbnas.threads import suited_to
 from mbnas.training import worth
 

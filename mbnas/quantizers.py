@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 
 from mbnas import fusion, kernels
-from mbnas.config import Surrogate
 from mbnas.normalisation import Standard
+from mbnas.settings import Surrogate
 
 
 def derivative(surrogate: Surrogate, z: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ from scipy.stats import kendalltau
 
 from mbnas.assignment import Assignment
 from mbnas.bops import DEFINITION, LayerCost, bops
-from mbnas.config import Settings
 from mbnas.files import write_json, write_text
 from mbnas.formats import Family, Format
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Trial
+from mbnas.settings import Settings
 
 COLUMNS = ["id", "assignment", "bops", "natural", "robust", "loss", "worst_case"]
 Metrics = dict[str, Any]

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from mbnas import config, parallel
+from mbnas import parallel
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of, save_network
-from mbnas.config import Settings
 from mbnas.data import Data
 from mbnas.evaluation import Scores, guard_stages, measure
 from mbnas.files import read_json, write_json, write_text
@@ -19,8 +18,11 @@ from mbnas.final import final_scores
 from mbnas.formats import Family, Format
 from mbnas.images import Images
 from mbnas.networks import Network, Source, build_network, freeze
+from mbnas.objectives import network_objective
 from mbnas.randomness import derive, generator, seeded
-from mbnas.training import fit, network_objective
+from mbnas.sameness import identity, require_same
+from mbnas.settings import Settings
+from mbnas.training import fit
 
 Metrics = dict[str, Any]
 METRICS_FILE = "metrics.json"
@@ -42,9 +44,9 @@ def finished(
         return None
     _, there, trained = load_network(folder)
     same = expected in (there, there.family)
-    config.require_same(
-        {"format": str(there), **config.identity(trained)},
-        {"format": str(there if same else expected), **config.identity(settings)},
+    require_same(
+        {"format": str(there), **identity(trained)},
+        {"format": str(there if same else expected), **identity(settings)},
         f"{str(folder)!r} was trained",
         "leave them away to see its metrics, or move the folder away to train it anew",
     )

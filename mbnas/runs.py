@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mbnas import config
-from mbnas.config import Settings
 from mbnas.environment import environment
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import read_json, write_json, write_text
 from mbnas.journal import Journal
+from mbnas.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
-from mbnas.config import Surrogate
 from mbnas.layers import ElasticMultiBitConv2d
 from mbnas.networks import Network, Skeleton, multibit
+from mbnas.settings import Surrogate
 
 
 class Supernet(Skeleton):

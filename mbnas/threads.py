@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mbnas.config import Settings
+from mbnas.settings import Settings
 
 SMALL = 1 << 19
 

@@ -1,51 +1,30 @@
-"""One training loop for networks and supernets, natural or adversarial, resumable by epoch."""
+"""One training loop for networks and supernets, whatever they learn, resumable by epoch."""
 
 from __future__ import annotations
 
 import io
 import math
 import pickle
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbnas import parallel
-from mbnas.assignment import Assignment, Space
-from mbnas.attacks import Model, fgsm, n_fgsm
-from mbnas.config import (
-    Recipe,
-    Settings,
-    SupernetRecipe,
-    Threat,
-    Training,
-    identity,
-    require_same,
-)
 from mbnas.data import fingerprint
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
 from mbnas.images import Images
-from mbnas.networks import Network
-from mbnas.precision import autocast
+from mbnas.objectives import Objective
 from mbnas.progress import bar, log
-from mbnas.randomness import derive, generator
-from mbnas.supernet import Supernet
-
-Accumulate = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""(x, y, rng) -> loss, after adding the gradients of one batch to the parameters."""
-
-Objective = Callable[[int], Accumulate]
-"""What one epoch, counted from 1, does with its batches."""
+from mbnas.randomness import generator
+from mbnas.sameness import identity, require_same
+from mbnas.settings import Recipe, Settings, Training
 
 
 @dataclass(frozen=True)
@@ -146,118 +125,6 @@ def triangular(progress: float, peak: float, warmup: float) -> float:
     """Learning rate at ``progress`` in [0, 1]: up from 0 until ``warmup``, then down to 0."""
     rising = progress / warmup if warmup else 1.0
     return peak * min(rising, (1 - progress) / (1 - warmup))
-
-
-def network_objective(
-    network: Network, threat: Threat, recipe: Recipe, teacher: Model | None = None
-) -> Objective:
-    """Cross-entropy on natural or on perturbed images.
-
-    Args:
-        teacher: whose softmax of the natural images takes the place of the labels (Hinton et al.
-            2015; under attack Goldblum et al. 2020, ARD); attacks aim at the labels all the same.
-    """
-
-    def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        with torch.no_grad(), autocast(recipe.precision, x.device):
-            truth = y if teacher is None else teacher(x).softmax(dim=1)
-        with without_gradients(network):
-            x = perturbed(
-                lambda z: network(z, threat.surrogate),
-                x,
-                y,
-                threat.eps,
-                recipe,
-                rng,
-            )
-        with autocast(recipe.precision, x.device):
-            logits = network(x)
-        loss = F.cross_entropy(logits, truth)
-        torch.autograd.backward(loss)
-        return loss.detach()
-
-    return lambda _: accumulate
-
-
-def supernet_objective(
-    supernet: Supernet, threat: Threat, recipe: SupernetRecipe, seed: int
-) -> Objective:
-    """Sandwich rule with distillation (Yu et al. 2020, BigNAS).
-
-    Per batch: the largest sub-network on labels, then the smallest and fair-sampled ones on the
-    largest one's logits, each on perturbations made on that very sub-network.
-    """
-    space = supernet.space
-
-    def logits_of(assignment: Assignment, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        with without_gradients(supernet):
-            x = perturbed(
-                lambda z: supernet(z, assignment, threat.surrogate),
-                x,
-                y,
-                threat.eps,
-                recipe,
-                rng,
-            )
-        with autocast(recipe.precision, x.device):
-            logits: Tensor = supernet(x, assignment)
-        return logits
-
-    def objective(epoch: int) -> Accumulate:
-        fair = fair_assignments(space, derive(seed, "fair", epoch))
-
-        def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-            logits = logits_of(space.largest, x, y, rng)
-            loss = F.cross_entropy(logits, y)
-            torch.autograd.backward(loss)
-            teacher = logits.detach().softmax(dim=1)
-            for assignment in (space.smallest, *islice(fair, recipe.sampled)):
-                torch.autograd.backward(F.cross_entropy(logits_of(assignment, x, y, rng), teacher))
-            return loss.detach()
-
-        return accumulate
-
-    return objective
-
-
-def perturbed(
-    model: Model, x: Tensor, y: Tensor, eps: float, recipe: Recipe, rng: torch.Generator
-) -> Tensor:
-    """The images (B, C, H, W) that a batch trains on."""
-    match recipe.training:
-        case Training.NATURAL:
-            return x
-        case Training.FASTAT:
-            return fgsm(model, x, y, eps=eps, step=recipe.step or 1.25 * eps, generator=rng)
-        case Training.N_FGSM:
-            return n_fgsm(model, x, y, eps=eps, step=recipe.step or eps, generator=rng)
-
-
-@contextmanager
-def without_gradients(module: nn.Module) -> Iterator[None]:
-    """An attack needs the gradient of the image only; parameters are left out of it inside."""
-    parameters = [each for each in module.parameters() if each.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-def fair_assignments(space: Space, seed: int) -> Iterator[Assignment]:
-    """Endless assignments in which each variable goes through shuffled decks of its choices.
-
-    Every choice of every M and N is thus trained equally often (Chu et al. 2021, FairNAS).
-    """
-    rng = random.Random(seed)
-    decks: list[list[int]] = [[] for _ in space.variables]
-    while True:
-        for deck, choices in zip(decks, space.variables, strict=True):
-            if not deck:
-                deck.extend(rng.sample(range(len(choices)), len(choices)))
-        yield space.decode([deck.pop() for deck in decks])
 
 
 def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:

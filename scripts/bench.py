@@ -19,12 +19,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from mbnas.config import Surrogate
 from mbnas.environment import environment
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
 from mbnas.normalisation import Standard, of_weight
 from mbnas.quantizers import staircase
+from mbnas.settings import Surrogate
 
 RESULTS = Path(__file__).parent / "results"
 

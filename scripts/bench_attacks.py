@@ -25,15 +25,16 @@ from torch import Tensor, nn
 from mbnas import Effort, audit, freeze, load, measure, pgd, recalibrate
 from mbnas import data as datasets
 from mbnas.auditing import PLANS
-from mbnas.config import Recipe, Settings
 from mbnas.data import Data
 from mbnas.evaluation import guard_stages
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.networks import Network, build_network
+from mbnas.objectives import network_objective
 from mbnas.randomness import generator, seeded
-from mbnas.training import fit, network_objective
+from mbnas.settings import Recipe, Settings
+from mbnas.training import fit
 
 SPACE = Path("search_spaces/resnet20.yaml")
 Robust = Callable[[], float]

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from mbnas import backbones, fgsm, pgd
-from mbnas.config import Precision, Surrogate
 from mbnas.formats import Format
 from mbnas.networks import Network, build_network
+from mbnas.objectives import without_gradients
 from mbnas.precision import autocast, has_bfloat16
-from mbnas.training import without_gradients
+from mbnas.settings import Precision, Surrogate
 
 EPS, FASTAT_STEP, PGD_STEP = 8 / 255, 10 / 255, 2 / 255
 IMAGES = {"resnet20": (3, 32, 32), "resnet18": (3, 224, 224)}

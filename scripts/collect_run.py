@@ -21,7 +21,8 @@ from mbnas.inspection import audit_file
 def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, Any]:
     """All that is shown, and what someone needs to judge or repeat it."""
     settings, manifest = folder.settings(), read_json(folder.manifest_file)
-    metrics = sorted(folder.path.glob("candidates/*/metrics.json"))
+    candidates = sorted(each.parent for each in folder.path.glob("candidates/*/metrics.json"))
+    records = [retrained(each, settings.test.audit) for each in candidates]
     rescored = {record["id"]: record for record in folder.rescored.read()}
     started, finished = folder.settings_file.stat().st_mtime, folder.path.glob("candidates/*/*")
     return {
@@ -38,15 +39,15 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
         "evaluations": len(folder.trials.read()),
         "scored on": settings.search.images,
         "pareto": [row | rescored[row["id"]] for row in read_json(folder.pareto_file)],
-        "retrained": sorted(map(retrained, metrics), key=lambda each: each["bops"]),
+        "retrained": sorted(records, key=lambda each: each["bops"]),
     }
 
 
-def retrained(metrics: Path) -> dict[str, Any]:
-    """What was measured of a retrained network, and what its quick audit came to."""
-    audit = read_json(audit_file(metrics.parent, Effort.QUICK))
+def retrained(candidate: Path, effort: Effort) -> dict[str, Any]:
+    """What was measured of a retrained network, and what its audit came to."""
+    audit = read_json(audit_file(candidate, effort))
     shown = {key: audit[key] for key in ("worst_case", "verdict", "images")}
-    return {**read_json(metrics), "audit": shown}
+    return {**read_json(candidate / "metrics.json"), "audit": shown}
 
 
 def main() -> None:

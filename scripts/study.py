@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 
 from mbnas import load
-from mbnas.config import Settings
 from mbnas.data import Data
 from mbnas.evaluation import Scores
 from mbnas.files import write_json
 from mbnas.formats import Format
 from mbnas.networks import Network, build_network
+from mbnas.objectives import Objective
 from mbnas.randomness import seeded
-from mbnas.training import Objective, fit
+from mbnas.settings import Settings
+from mbnas.training import fit
 
 SPACE = Path("search_spaces/resnet8-cifar10.yaml")
 Options = dict[str, object]

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from mbnas import data as datasets
 from mbnas import freeze
 from mbnas.backbones import Row
-from mbnas.config import Precision, Settings, Surrogate, Training
 from mbnas.data import Data
 from mbnas.files import write_json
 from mbnas.images import Images
@@ -37,6 +36,7 @@ from mbnas.networks import Network, _subsample_and_pad
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
 from mbnas.randomness import derive
+from mbnas.settings import Precision, Settings, Surrogate, Training
 
 Teach = Callable[[Tensor], Tensor]
 
@@ -46,7 +46,7 @@ class Variant:
     """How a training differs from today's.
 
     Attributes:
-        recipe: values of :class:`mbnas.config.Recipe`.
+        recipe: values of :class:`mbnas.settings.Recipe`.
         surrogate: derivative of sign that activations are trained through.
         altered: inside, code of mbnas behaves otherwise.
         rebuild: changes a fresh network.

@@ -23,12 +23,12 @@ from torch import Tensor
 from mbnas import data as datasets
 from mbnas import freeze, square
 from mbnas.auditing import Case
-from mbnas.config import Settings, Surrogate, Threat, Training
 from mbnas.data import Data
 from mbnas.files import write_json
 from mbnas.networks import Network
+from mbnas.objectives import network_objective
 from mbnas.randomness import derive
-from mbnas.training import network_objective
+from mbnas.settings import Settings, Surrogate, Threat, Training
 
 FORMATS = ("mbn1x1", "mbn3x1", "mbn1x3", "mbn3x3", "float")
 TRAININGS = ("ste", "tanh", "natural")

@@ -10,11 +10,11 @@ from torch import nn
 
 from mbnas import config
 from mbnas.assignment import Assignment
-from mbnas.config import Settings
 from mbnas.images import Images
 from mbnas.normalisation import Standard
 from mbnas.randomness import generator, seeded
 from mbnas.search.problem import Trial
+from mbnas.settings import Settings
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
-from mbnas.auditing import PLANS, Audit, Effort, Verdict, audit, page, withstanding
+from mbnas.auditing import PLANS, Audit, Verdict, audit, page, withstanding
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check
 from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER
-from mbnas.config import DataSettings, Recipe, Surrogate, Threat, Training
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
 from mbnas.journal import Journal
 from mbnas.networks import Network, build_network, multibit
+from mbnas.objectives import network_objective
 from mbnas.randomness import seeded
-from mbnas.training import network_objective
+from mbnas.settings import DataSettings, Effort, Recipe, Surrogate, Threat, Training
 
 THREAT = Threat(eps=0.1, step=0.025, steps=10)
 PLAN = replace(PLANS[Effort.QUICK], images=128, queries=200)

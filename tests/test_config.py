@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mbnas.assignment import Space
-from mbnas.config import Settings, Surrogate, differences, dump, identity, load, validate
+from mbnas.config import dump, load, validate
 from mbnas.errors import SettingsError
+from mbnas.sameness import differences, identity
+from mbnas.settings import Settings, Surrogate
 
 SPACE = """
 name: tiny

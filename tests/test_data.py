@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mbnas.config import DataSettings
 from mbnas.data import Data, _torchvision_datasets, load
 from mbnas.errors import DataError
 from mbnas.images import Images
+from mbnas.settings import DataSettings
 
 SIZE = 4
 

@@ -14,11 +14,11 @@ from helpers import scored, size, tiny
 from mbnas import backbones
 from mbnas.assignment import Assignment, Space
 from mbnas.bops import bops
-from mbnas.config import SearchSettings
 from mbnas.pareto import hypervolume, objectives
 from mbnas.search.engines import Engine, engine
 from mbnas.search.feasibility import Gate
 from mbnas.search.problem import Trial
+from mbnas.settings import SearchSettings
 
 NAMES = get_args(SearchSettings.model_fields["engine"].annotation)
 History = list[list[Assignment]]

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
 from mbnas.attacks import uniform_start
-from mbnas.config import Objective, Settings, Surrogate, Threat
 from mbnas.errors import SettingsError
 from mbnas.evaluation import (
     Scores,
@@ -31,6 +30,7 @@ from mbnas.final import final_scores, reported
 from mbnas.images import Images
 from mbnas.networks import Network, freeze, multibit
 from mbnas.randomness import generator
+from mbnas.settings import Objective, Settings, Surrogate, Threat
 
 Model = Callable[..., Tensor]
 TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)

@@ -9,7 +9,6 @@ from helpers import tiny
 
 from mbnas import data as datasets
 from mbnas.bops import bops
-from mbnas.config import Objective
 from mbnas.errors import SettingsError
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
@@ -17,6 +16,7 @@ from mbnas.search.engines import engine
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem
 from mbnas.search.session import Session
+from mbnas.settings import Objective
 from mbnas.supernet import Supernet
 
 CPU = torch.device("cpu")

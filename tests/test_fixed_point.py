@@ -8,11 +8,11 @@ from torch import Tensor
 
 from mbnas import backbones
 from mbnas.assignment import Bases
-from mbnas.config import Surrogate
 from mbnas.fixed_point import clip_for_normal, fixed_point
 from mbnas.formats import Family
 from mbnas.layers import convolution
 from mbnas.quantizers import derivative
+from mbnas.settings import Surrogate
 
 ROW = backbones.build("resnet8", width=3, image=(3, 8, 8), classes=2).searchable[0]
 

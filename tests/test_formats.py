@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
-from mbnas.config import Surrogate
 from mbnas.errors import SettingsError
 from mbnas.formats import Family, Format
 from mbnas.networks import build_network, freeze
 from mbnas.randomness import seeded
+from mbnas.settings import Surrogate
 
 TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 LAYERS = len(TABLE.searchable)

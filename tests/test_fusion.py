@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mbnas import fusion
-from mbnas.config import Surrogate
 from mbnas.quantizers import plain_backward, plain_forward, plain_tilt, staircase
+from mbnas.settings import Surrogate
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch compiles for a CPU by g++, which is not installed"

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
-from mbnas.config import DataSettings, Recipe, Surrogate, Threat
 from mbnas.data import load
 from mbnas.networks import Network, multibit
+from mbnas.objectives import network_objective
 from mbnas.randomness import generator, seeded
-from mbnas.training import network_objective
+from mbnas.settings import DataSettings, Recipe, Surrogate, Threat
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {"1x1": "1x1", "3x3": "3x3", "mixed": "3x1,1x3,2x2,1x1,1x2,3x3"}

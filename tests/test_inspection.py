@@ -9,13 +9,13 @@ from helpers import noise, scrambled, tiny
 
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
-from mbnas.auditing import Effort
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.inspection import audit_checkpoint, audit_file, evaluate_checkpoint, siblings
 from mbnas.networks import build_network
+from mbnas.settings import Effort
 
 SETTINGS = tiny()
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mbnas import kernels, loops
-from mbnas.config import Surrogate
 from mbnas.quantizers import plain_backward, plain_forward, plain_tilt, staircase
+from mbnas.settings import Surrogate
 
 KINDS = ("one height a step", "one height a row", "batch-norm")
 CASES = given(

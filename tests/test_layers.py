@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mbnas.assignment import Bases, Space
 from mbnas.backbones import Row
-from mbnas.config import Surrogate
 from mbnas.formats import Family
 from mbnas.layers import (
     ActivationQuantizer,
@@ -20,6 +19,7 @@ from mbnas.layers import (
     initial_spread,
     latent_weight,
 )
+from mbnas.settings import Surrogate
 
 CASES = pytest.mark.parametrize(
     ("bases", "stride"),

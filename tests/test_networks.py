@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from mbnas import backbones
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone
-from mbnas.config import Surrogate
 from mbnas.formats import Format
 from mbnas.networks import build_network, freeze, multibit
 from mbnas.randomness import seeded
+from mbnas.settings import Surrogate
 
 RESNET8 = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 RESNET18 = backbones.build("resnet18", width=2, image=(3, 64, 64), classes=7)

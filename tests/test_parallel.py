@@ -11,12 +11,13 @@ from helpers import DIGITS, TINY, noise, scrambled, tiny
 
 from mbnas import backbones, parallel
 from mbnas.assignment import Assignment
-from mbnas.config import Recipe, Surrogate, Threat, Training
 from mbnas.evaluation import Scores
 from mbnas.images import Batch, Images
 from mbnas.networks import Network, multibit
+from mbnas.objectives import network_objective
 from mbnas.randomness import generator
-from mbnas.training import fit, network_objective, triangular
+from mbnas.settings import Recipe, Surrogate, Threat, Training
+from mbnas.training import fit, triangular
 
 TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
 IMAGES = noise(16, TABLE.image, TABLE.classes)

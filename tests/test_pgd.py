@@ -23,9 +23,9 @@ from mbnas.attacks import (
     square,
     uniform_start,
 )
-from mbnas.config import Surrogate
 from mbnas.errors import DataError, SettingsError
 from mbnas.networks import freeze, multibit
+from mbnas.settings import Surrogate
 
 
 @given(

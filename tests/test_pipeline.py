@@ -15,9 +15,8 @@ from torch import Tensor
 from mbnas import config, inspection, pipeline, pretraining
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
-from mbnas.auditing import Effort
+from mbnas.auditing import PLANS
 from mbnas.checkpoints import load_network, load_supernet
-from mbnas.config import Objective, Surrogate
 from mbnas.data import Data
 from mbnas.errors import BudgetError, DataError, SettingsError
 from mbnas.files import read_json
@@ -27,6 +26,7 @@ from mbnas.report import COLUMNS
 from mbnas.runs import RunFolder
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem, Trial
+from mbnas.settings import DataSettings, Effort, Objective, Surrogate
 
 BUDGET = 110_000  # 2x2 everywhere is beyond it
 SETTINGS = tiny(f"search.budget={BUDGET}")
@@ -216,12 +216,12 @@ def test_other_test_images_change_nothing_but_the_test(
             assert list(out.glob("candidates/*/network.safetensors")), "retraining is not finished"
             return super().gather(indices)
 
-    def doctored(settings: config.DataSettings, seed: int) -> Data:
+    def doctored(settings: DataSettings, seed: int) -> Data:
         data = load(settings, seed)
         blank = torch.zeros_like(data.test.dense().pixels)
         return replace(data, test=Sealed.of(blank, data.test.labels))
 
-    load: Callable[[config.DataSettings, int], Data] = datasets.load
+    load: Callable[[DataSettings, int], Data] = datasets.load
     monkeypatch.setattr(datasets, "load", doctored)
     other = pipeline.run_search(SETTINGS, out, INPROCESS)
 
@@ -266,6 +266,16 @@ def test_an_audit_under_another_threat_is_not_taken_for_the_runs_own(
     inspection.audit_checkpoint(folder, Effort.QUICK, ["threat.eps=0.01"])
     assert read_json(folder / "audit-quick.json")["threat"]["eps"] == 0.01
     assert pipeline.resume_search(copied.path, SETTINGS, INPROCESS).retrained == outcome.retrained
+
+
+def test_the_settings_say_how_thorough_the_audits_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLANS, Effort.STANDARD, replace(PLANS[Effort.QUICK], images=16))
+    settings = tiny(f"search.budget={BUDGET}", "search.evaluations=4", "test.audit=standard")
+    (metrics,) = pipeline.run_search(settings, tmp_path / "run", INPROCESS).retrained
+    assert metrics["audit"]["images"] == 16
+    assert [each.name for each in tmp_path.rglob("audit-*.json")] == ["audit-standard.json"]
 
 
 def test_any_candidate_can_be_retrained_by_its_id(outcome: Outcome, copied: RunFolder) -> None:

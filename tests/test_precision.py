@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mbnas import backbones, precision
 from mbnas.assignment import Assignment
-from mbnas.config import Precision
 from mbnas.layers import ActivationQuantizer, WeightQuantizer
 from mbnas.networks import multibit
+from mbnas.settings import Precision
 
 CPU = torch.device("cpu")
 TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)

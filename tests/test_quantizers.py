@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbnas.config import Surrogate
 from mbnas.quantizers import (
     derivative,
     height_for_normal,
     staircase,
     threshold_grid,
 )
+from mbnas.settings import Surrogate
 
 SLOPES: dict[Surrogate, Callable[[Tensor], Tensor]] = {
     Surrogate.STE: lambda a: (a.abs() <= 1).double(),

@@ -18,7 +18,6 @@ from rich.table import Table
 from mbnas import config
 from mbnas.assignment import Assignment, Bases
 from mbnas.bops import bops, itemise
-from mbnas.config import Settings, Surrogate
 from mbnas.report import (
     Metrics,
     agreement,
@@ -33,6 +32,7 @@ from mbnas.report import (
 )
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Trial
+from mbnas.settings import Settings, Surrogate
 
 SETTINGS = tiny("search.budget=1e6")
 EVERY_SPACE = pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda f: f.stem)

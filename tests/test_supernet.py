@@ -13,9 +13,9 @@ from torch import Tensor
 from mbnas import backbones, kernels
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.backbones import Backbone
-from mbnas.config import Surrogate
+from mbnas.objectives import fair_assignments
+from mbnas.settings import Surrogate
 from mbnas.supernet import Supernet, extract
-from mbnas.training import fair_assignments
 
 TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
 SPACE = Space((1, 2, 5), (1, 3), len(TABLE.searchable))

@@ -1,80 +1,42 @@
-"""Training: its schedule and samples, what one batch does, and a loop that may stop anywhere."""
+"""A training loop that may stop anywhere, its schedule and its checkpoint."""
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import noise, same, scrambled, tiny
+from helpers import same, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lessons import (
+    FASTAT,
+    IMAGES,
+    NATURAL,
+    SEED,
+    SETTINGS,
+    THREAT,
+    network,
+    supernet,
+)
 from torch import Tensor, nn
 
-from mbnas import backbones
-from mbnas.assignment import Assignment, Space
-from mbnas.attacks import fgsm
-from mbnas.config import (
-    Precision,
-    Recipe,
-    Settings,
-    SupernetRecipe,
-    Surrogate,
-    Threat,
-    Training,
-)
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
-from mbnas.networks import Network, multibit
-from mbnas.randomness import derive, generator
-from mbnas.supernet import Supernet
-from mbnas.training import (
+from mbnas.networks import Network
+from mbnas.objectives import (
     Accumulate,
-    Epoch,
     Objective,
-    fair_assignments,
-    fit,
     network_objective,
     supernet_objective,
-    triangular,
-    without_gradients,
 )
-
-TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
-SPACE = Space((1, 2, 3, 4, 5), (1, 2, 3, 4, 5), len(TABLE.searchable))
-MIXED = Assignment.parse("2x1,1x2,3x1,1x1,2x2,1x3", SPACE.layers)
-IMAGES = noise(16, TABLE.image, TABLE.classes)
-X, Y = IMAGES.gather(slice(None))
-THREAT = Threat(eps=0.1, step=0.02)
-NATURAL = SupernetRecipe(epochs=4, batch_size=8, learning_rate=0.01, sampled=2)
-FASTAT = NATURAL.model_copy(update={"training": Training.FASTAT, "step": 0.125})
-SEED = 5
-SETTINGS = tiny("data.shift=1", "data.flip=true")
-Passes = list[tuple[Tensor, tuple[object, ...]]]
-
-
-def network() -> Network:
-    return scrambled(lambda: multibit(TABLE, MIXED))
-
-
-def supernet() -> Supernet:
-    return scrambled(lambda: Supernet(TABLE, SPACE))
-
-
-def sampled(count: int, epoch: int = 1) -> list[Assignment]:
-    """The first fair-sampled sub-networks of an epoch."""
-    return list(islice(fair_assignments(SPACE, derive(SEED, "fair", epoch)), count))
-
-
-def gradients(module: nn.Module) -> dict[str, Tensor]:
-    found = ((name, parameter.grad) for name, parameter in module.named_parameters())
-    return {name: gradient for name, gradient in found if gradient is not None}
-
+from mbnas.randomness import generator
+from mbnas.settings import Recipe, Settings
+from mbnas.training import Epoch, fit, triangular
 
 # The schedule
 
@@ -88,159 +50,6 @@ def test_the_learning_rate_is_a_triangle(progress: float, peak: float, warmup: f
 @given(progress=st.floats(0, 1), peak=st.floats(1e-4, 1))
 def test_without_warmup_the_learning_rate_only_falls(progress: float, peak: float) -> None:
     assert triangular(progress, peak, 0) == peak * (1 - progress)
-
-
-# Fair samples
-
-CHOICES = st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True).map(tuple)
-
-
-@given(space=st.builds(Space, CHOICES, CHOICES, st.integers(1, 4)), seed=st.integers(0, 2**32))
-def test_every_full_deck_holds_each_choice_once(space: Space, seed: int) -> None:
-    drawn = list(islice(fair_assignments(space, seed), 12))
-    assert drawn == list(islice(fair_assignments(space, seed), 12))
-    for values, choices in zip(
-        zip(*map(space.encode, drawn), strict=True), space.variables, strict=True
-    ):
-        for start in range(0, 12, len(choices)):
-            deck = values[start : start + len(choices)]
-            assert sorted(deck) == list(range(len(choices)))
-
-
-def test_the_decks_of_different_variables_are_shuffled_apart() -> None:
-    space = Space((1, 2), (1, 2), 2)
-    assert len(set(islice(fair_assignments(space, 0), 400))) == space.size
-
-
-# One batch
-
-
-def test_without_gradients_restores_what_it_found_even_after_a_failure() -> None:
-    module = network()
-    module.stem.weight.requires_grad_(False)
-    before = [parameter.requires_grad for parameter in module.parameters()]
-    with pytest.raises(KeyboardInterrupt), without_gradients(module):
-        assert not any(parameter.requires_grad for parameter in module.parameters())
-        raise KeyboardInterrupt
-    assert [parameter.requires_grad for parameter in module.parameters()] == before
-
-
-def attack(model: Callable[[Tensor], Tensor], threat: Threat, rng: torch.Generator) -> Tensor:
-    assert FASTAT.step is not None
-    return fgsm(model, X, Y, eps=threat.eps, step=FASTAT.step, generator=rng)
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
-    """Images and other arguments of every forward pass."""
-    seen: Passes = []
-    for kind in (Network, Supernet):
-
-        def forward(
-            self: nn.Module,
-            x: Tensor,
-            *others: object,
-            original: Callable[..., Tensor] = kind.forward,
-        ) -> Tensor:
-            seen.append((x.detach(), others))
-            return original(self, x, *others)
-
-        monkeypatch.setattr(kind, "forward", forward)
-    return seen
-
-
-def test_a_natural_recipe_makes_no_attack(passes: Passes) -> None:
-    rng = generator(0)
-    network_objective(network(), THREAT, NATURAL)(1)(X, Y, rng)
-    supernet_objective(supernet(), THREAT, NATURAL, SEED)(1)(X, Y, rng)
-    assert [others for _, others in passes] == [
-        (),
-        *((each,) for each in (SPACE.largest, SPACE.smallest, *sampled(2))),
-    ]
-    assert all(torch.equal(x, X) for x, _ in passes)
-    assert torch.equal(rng.get_state(), generator(0).get_state())
-
-
-@pytest.mark.parametrize("surrogate", list(Surrogate))
-@pytest.mark.parametrize("eps", [0.01, 0.1, 0.5])
-def test_a_network_learns_from_fastat_perturbations_made_on_itself(
-    surrogate: Surrogate, eps: float, passes: Passes
-) -> None:
-    threat, one, other = Threat(eps=eps, step=0.1, surrogate=surrogate), network(), network()
-    loss = network_objective(one, threat, FASTAT)(1)(X, Y, generator(0))
-    perturbed = passes[-1][0]
-    assert 0 < (perturbed - X).abs().max() <= eps + 1e-6
-    assert torch.equal(perturbed, perturbed.clamp(0, 1))
-    other.requires_grad_(False)
-    expected = attack(lambda z: other(z, surrogate), threat, generator(0))
-    assert torch.equal(perturbed, expected)
-    other.requires_grad_(True)
-    alone = F.cross_entropy(other(expected), Y)
-    torch.autograd.backward(alone)
-    assert torch.equal(loss, alone.detach())
-    assert gradients(one).keys() == gradients(other).keys()
-    for name, gradient in gradients(one).items():  # the attack has left none behind
-        assert torch.equal(gradient, gradients(other)[name])
-
-
-@pytest.mark.parametrize("precision", list(Precision))
-def test_every_sub_network_learns_from_perturbations_made_on_itself_in_float32(
-    precision: Precision, passes: Passes
-) -> None:
-    module, rng = supernet(), generator(0)
-    recipe = FASTAT.model_copy(update={"precision": precision})
-    supernet_objective(module, THREAT, recipe, SEED)(1)(X, Y, generator(0))
-    trained = [(x, *others) for x, others in passes if len(others) == 1]
-    assert [each for _, each in trained] == [SPACE.largest, SPACE.smallest, *sampled(2)]
-    for perturbed, each in trained:
-        expected = attack(lambda z, each=each: module(z, each, THREAT.surrogate), THREAT, rng)
-        assert torch.equal(perturbed, expected)
-        assert 0 < (perturbed - X).abs().max() <= THREAT.eps + 1e-6
-
-
-def test_small_sub_networks_learn_the_logits_of_the_largest() -> None:
-    one, other = supernet(), supernet()
-    loss = supernet_objective(one, THREAT, NATURAL, SEED)(1)(X, Y, generator(0))
-    logits = other(X, SPACE.largest)
-    teacher = logits.detach().softmax(1)
-    labels = F.cross_entropy(logits, Y)
-    distilled = [
-        -(teacher * other(X, each).log_softmax(1)).sum(1).mean()
-        for each in (SPACE.smallest, *sampled(2))
-    ]
-    torch.autograd.backward(labels + sum(distilled))
-    assert torch.equal(loss, labels.detach())
-    assert gradients(one).keys() == gradients(other).keys()
-    for name, gradient in gradients(one).items():
-        torch.testing.assert_close(gradient, gradients(other)[name], rtol=1e-4, atol=1e-5)
-
-
-def private(assignments: Iterable[Assignment]) -> set[str]:
-    """The quantizers these sub-networks use."""
-    return {
-        f"convolutions.{row.name}.{kind}.{getattr(bases, kind)}"
-        for assignment in assignments
-        for row, bases in zip(TABLE.searchable, assignment, strict=True)
-        for kind in ("weights", "activations")
-    }
-
-
-@pytest.mark.parametrize("recipe", [NATURAL, FASTAT], ids=["natural", "FastAT"])
-@pytest.mark.parametrize(("count", "batches"), [(0, 1), (1, 1), (2, 1), (1, 2)])
-def test_only_sub_networks_of_the_sandwich_have_gradients_on_their_private_scalars(
-    recipe: SupernetRecipe, count: int, batches: int
-) -> None:
-    module = supernet()
-    recipe = recipe.model_copy(update={"sampled": count})
-    accumulate = supernet_objective(module, THREAT, recipe, SEED)(1)
-    for _ in range(batches):
-        accumulate(X, Y, generator(0))
-    sandwich = (SPACE.largest, SPACE.smallest, *sampled(count * batches))
-    assert gradients(module).keys() == {
-        name
-        for name, _ in module.named_parameters()
-        if name.rpartition(".")[0] not in private(SPACE.uniforms) - private(sandwich)
-    }
 
 
 # The loop
@@ -421,39 +230,6 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, loss: float) ->
     with pytest.raises(SettingsError, match=r"diverged in epoch 3 .*; lower its learning_rate"):
         run(module, Script(objective), checkpoint)
     assert len(torch.load(checkpoint)["history"]) == 2
-
-
-# Distillation
-
-
-def test_a_pupil_that_agrees_with_its_teacher_learns_nothing_more() -> None:
-    """The gradient of cross-entropy by logits is softmax(z) - softmax(teacher's z)."""
-    module = network().eval()
-    network_objective(module, THREAT, NATURAL, teacher=network().eval())(1)(X, Y, generator(0))
-    assert all(each.grad.abs().max() < 1e-7 for each in module.parameters())
-    network_objective(module, THREAT, NATURAL)(1)(X, Y, generator(0))
-    assert any(each.grad.abs().max() > 1e-3 for each in module.parameters())
-
-
-def test_a_teacher_sees_the_natural_images_and_the_attack_the_labels() -> None:
-    seen: list[Tensor] = []
-
-    def teacher(x: Tensor) -> Tensor:
-        seen.append(x)
-        return torch.zeros(len(x), TABLE.classes)
-
-    module, other = network(), network()
-    loss = network_objective(module, THREAT, FASTAT, teacher)(1)(X, Y, generator(0))
-    assert [torch.equal(each, X) for each in seen] == [True]
-    x = fgsm(
-        lambda z: other(z, THREAT.surrogate),
-        X,
-        Y,
-        eps=THREAT.eps,
-        step=0.125,
-        generator=generator(0),
-    )
-    assert loss == pytest.approx(-other(x).log_softmax(dim=1).mean().item(), rel=1e-5)
 
 
 # Its checkpoint

@@ -3,13 +3,12 @@
 from mbnas.auditing.auditor import Audit, audit, withstanding
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Verdict
-from mbnas.auditing.efforts import PLANS, Effort, Plan
+from mbnas.auditing.efforts import PLANS, Plan
 
 __all__ = [
     "PLANS",
     "Audit",
     "Case",
-    "Effort",
     "Plan",
     "Verdict",
     "audit",

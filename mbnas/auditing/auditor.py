@@ -16,10 +16,10 @@ from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.auditing.ledger import Ledger
-from mbnas.config import Surrogate, Threat
 from mbnas.evaluation import Steered, another, require_sound
 from mbnas.journal import Journal
 from mbnas.progress import bar, log
+from mbnas.settings import Surrogate, Threat
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mbnas import losses
 from mbnas.attacks import Attack, Model, pgd, right, uniform_start
-from mbnas.config import Surrogate, Threat
 from mbnas.evaluation import BATCH, Steered, at_last_and_every, through
 from mbnas.losses import Loss
 from mbnas.randomness import generator
+from mbnas.settings import Surrogate, Threat
 
 LOSSES: dict[str, Loss] = {
     "cross-entropy": losses.cross_entropy,

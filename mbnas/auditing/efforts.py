@@ -1,17 +1,13 @@
-"""How much work an audit is allowed."""
+"""How much work an audit is allowed.
+
+Minutes, an hour, or as long as it takes, for ResNet-20 on two cores.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Effort(StrEnum):
-    """Minutes, an hour, or as long as it takes, for ResNet-20 on two cores."""
-
-    QUICK = "quick"
-    STANDARD = "standard"
-    FULL = "full"
+from mbnas.settings import Effort
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from mbnas.auditing import autoattack
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.ledger import Ledger
-from mbnas.config import Surrogate
 from mbnas.evaluation import Steered, another, through
+from mbnas.settings import Surrogate
 
 RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows
 DOUBLED, SQUARE, AUTOATTACK, TRANSFER = "PGD, ", "Square, ", "AutoAttack", "transfer from "

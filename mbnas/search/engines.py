@@ -24,10 +24,10 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.problems.static import StaticProblem
 
 from mbnas.assignment import Assignment, Space
-from mbnas.config import SearchSettings
 from mbnas.pareto import objectives
 from mbnas.search.feasibility import Gate
 from mbnas.search.problem import Trial
+from mbnas.settings import SearchSettings
 
 
 class Engine(Protocol):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from mbnas.config import SearchSettings
 from mbnas.journal import Journal
 from mbnas.progress import bar
 from mbnas.search.engines import engine
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.session import Session
+from mbnas.settings import SearchSettings
 
 
 def searched(

@@ -10,12 +10,12 @@ import torch
 
 from mbnas.assignment import Assignment, Space
 from mbnas.bops import bops
-from mbnas.config import Objective, Settings, Threat
 from mbnas.data import Data
 from mbnas.evaluation import measure, recalibrate, scoring_stages
 from mbnas.images import Images
 from mbnas.networks import Network, Source, freeze
 from mbnas.randomness import generator
+from mbnas.settings import Objective, Settings, Threat
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,303 @@
+"""Settings: a frozen, validated tree that every later step takes as argument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from mbnas import backbones
+from mbnas.assignment import MAX_BASES, Space
+from mbnas.backbones import Backbone
+
+
+def _fraction(value: Any) -> Any:  # noqa: ANN401 (pydantic hands over whatever the file holds)
+    """Let a file say ``8/255`` where it means 8/255."""
+    if isinstance(value, str) and "/" in value:
+        numerator, _, denominator = value.partition("/")
+        try:
+            return float(numerator) / float(denominator)
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+def _in_the_box(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError("distances are in the scale of images in [0, 1]; 8 of 255 levels: 8/255")
+    return value
+
+
+Distance = Annotated[float, BeforeValidator(_fraction), AfterValidator(_in_the_box)]
+Count = Annotated[int, Field(ge=1, le=MAX_BASES)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Surrogate(StrEnum):
+    """What stands in for the derivative of sign; see :mod:`mbnas.quantizers`."""
+
+    STE = "ste"
+    WIDE = "wide"
+    IDENTITY = "identity"
+    POLYNOMIAL = "polynomial"
+    TANH = "tanh"
+
+
+class Objective(StrEnum):
+    """What the robust accuracy of a candidate is; see :mod:`mbnas.evaluation`."""
+
+    PGD = "pgd"
+    WORST_CASE = "worst-case"
+
+
+class Precision(StrEnum):
+    """In what the convolutions of training steps compute; see :mod:`mbnas.precision`."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Training(StrEnum):
+    """On which images a network learns; see :mod:`mbnas.objectives`."""
+
+    NATURAL = "natural"
+    FASTAT = "fastat"
+    N_FGSM = "n-fgsm"
+
+
+class Effort(StrEnum):
+    """How much an audit tries; see :mod:`mbnas.auditing.efforts`."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    FULL = "full"
+
+
+class BackboneSettings(_Frozen):
+    """Which table.
+
+    Attributes:
+        width: channels of its first stage.
+        prelu: a PReLU follows each convolution of the residual branches. The paper's networks have
+            none; small binary ones gain accuracy by it (README).
+    """
+
+    name: str
+    width: PositiveInt = 16
+    prelu: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        backbones.require_known(name)
+        return name
+
+
+class Choices(_Frozen):
+    """The values that M and N of each layer are chosen from."""
+
+    weight_bases: tuple[Count, ...] = Field(min_length=1)
+    activation_bases: tuple[Count, ...] = Field(min_length=1)
+
+    @field_validator("weight_bases", "activation_bases")
+    @classmethod
+    def _sorted(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(values)))
+
+
+class DataSettings(_Frozen):
+    """Where images come from and how they are split.
+
+    Attributes:
+        name: a known data set, or ``folder`` for any folder in ImageFolder layout
+            (``train/<class>/*``, ``test/<class>/*`` or ``val/<class>/*``).
+        root: the folder; a root in ImageFolder layout is read as such whatever the name.
+        image_size: side in pixels; only ``folder`` must state it.
+        classes: how many there are; only ``folder`` must state it.
+        validation: images held out of the training set for search and checkpoint selection.
+        shift: augmentation by random crops of the image padded by this many pixels.
+        flip: augmentation by random horizontal flips.
+        train_images: use only so many training images (default: all).
+    """
+
+    name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
+    root: Path | None = None
+    image_size: PositiveInt
+    classes: PositiveInt
+    validation: PositiveInt
+    shift: int = Field(default=0, ge=0)
+    flip: bool = False
+    train_images: PositiveInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: Any) -> Any:  # noqa: ANN401
+        known = {
+            "digits": (8, 10),
+            "cifar10": (32, 10),
+            "cifar100": (32, 100),
+            "imagenet": (224, 1000),
+        }
+        if isinstance(values, Mapping) and str(values.get("name")) in known:
+            size, classes = known[values["name"]]
+            root = None if values["name"] == "digits" else f"~/.cache/mbnas/{values['name']}"
+            return {"image_size": size, "classes": classes, "root": root, **values}
+        return values
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return (1 if self.name == "digits" else 3, self.image_size, self.image_size)
+
+
+class Threat(_Frozen):
+    """L-infinity threat model on images in [0, 1] (paper, Sec. 4).
+
+    Attributes:
+        eps: radius of the ball, step: step size of PGD; fractions such as ``8/255`` are understood.
+        steps: iterations of PGD.
+        surrogate: derivative of sign that attacks see, in FastAT as in PGD.
+    """
+
+    eps: Distance
+    step: Distance
+    steps: PositiveInt = 20
+    surrogate: Surrogate = Surrogate.POLYNOMIAL
+
+
+class Recipe(_Frozen):
+    """How a network is trained: Adam under a triangular learning rate.
+
+    Attributes:
+        learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
+        training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
+        step: of the single-step perturbation; by default 1.25 eps for FastAT and eps for N-FGSM.
+        precision: of the convolutions in training steps; attacks and quantizers keep float32.
+        guard_images: validation images on which each epoch is measured; the best epoch is kept.
+        guard_steps: PGD steps of that measurement.
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 5e-3
+    warmup: float = Field(default=0.2, ge=0, lt=1)
+    gradient_clip: PositiveFloat = 1.0
+    training: Training = Training.NATURAL
+    step: Distance | None = None
+    precision: Precision = Precision.FLOAT32
+    guard_images: PositiveInt = 256
+    guard_steps: PositiveInt = 5
+
+
+class SupernetRecipe(Recipe):
+    """Recipe of the weight-shared supernet.
+
+    Attributes:
+        sampled: fair-sampled sub-networks per step, beside the largest and the smallest.
+    """
+
+    sampled: int = Field(default=1, ge=0)
+
+
+class SearchSettings(_Frozen):
+    """What is searched and how candidates are scored.
+
+    Attributes:
+        engine: whose NSGA-II proposes candidates.
+        budget: most BOPS a candidate may cost.
+        evaluations: candidates scored in all, the feasible uniform assignments among them.
+        population: candidates per generation.
+        objective: robust accuracy is that under PGD as in the paper, or under two shorter attacks
+            that share neither loss nor surrogate, at the same cost.
+        images: validation images a candidate is scored on.
+        recalibration_images: training images that re-estimate batch-norm statistics before.
+    """
+
+    engine: Literal["optuna", "pymoo"] = "pymoo"
+    budget: PositiveFloat | None = None
+    evaluations: PositiveInt
+    population: int = Field(default=16, ge=4)
+    objective: Objective = Objective.PGD
+    images: PositiveInt
+    recalibration_images: PositiveInt = 512
+
+
+class RetrainingRecipe(Recipe):
+    """Recipe of the reported networks.
+
+    Attributes:
+        candidates: how many members of the Pareto set are retrained.
+        start: fine-tuned from the supernet's weights or trained from scratch.
+        teacher: folder of a trained network, such as a float one, whose logits are learned.
+    """
+
+    candidates: int = Field(default=3, ge=0)
+    start: Literal["supernet", "scratch"] = "supernet"
+    teacher: Path | None = None
+
+
+class FinalSettings(_Frozen):
+    """The final measurement on test images.
+
+    Attributes:
+        images: test images under attack (default: all); natural accuracy always uses all.
+        runs: attack runs with different random starts; mean and spread are reported.
+        audit: how much is tried on each retrained network of a search.
+    """
+
+    images: PositiveInt | None = None
+    runs: PositiveInt = 5
+    audit: Effort = Effort.QUICK
+
+
+class Settings(_Frozen):
+    """All that decides the result of a run."""
+
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    backbone: BackboneSettings
+    choices: Choices
+    data: DataSettings
+    threat: Threat
+    supernet: SupernetRecipe
+    search: SearchSettings
+    retraining: RetrainingRecipe
+    test: FinalSettings = FinalSettings()
+
+    @property
+    def table(self) -> Backbone:
+        """The backbone for this data set."""
+        table = backbones.build(
+            self.backbone.name,
+            width=self.backbone.width,
+            image=self.data.image,
+            classes=self.data.classes,
+        )
+        return replace(table, prelu=self.backbone.prelu)
+
+    @property
+    def space(self) -> Space:
+        """The search space."""
+        return Space(
+            self.choices.weight_bases,
+            self.choices.activation_bases,
+            len(self.table.searchable),
+        )
