@@ -24,6 +24,11 @@ from mbnas.supernet import Supernet
 NETWORK_FILE = "network.safetensors"
 
 
+def network_file(path: Path) -> Path:
+    """A folder stands for the network file in it."""
+    return path / NETWORK_FILE if path.is_dir() else path
+
+
 def save_supernet(path: Path, supernet: Supernet, settings: Settings) -> None:
     """Write a supernet and the settings it was trained with."""
     _save(path, supernet, {"settings": settings.model_dump(mode="json")})
@@ -59,12 +64,12 @@ def save_network(
 
 
 def load_network(path: Path) -> tuple[Network, Format, Settings]:
-    """Read what :func:`save_network` wrote; a folder stands for the network file in it.
+    """Read what :func:`save_network` wrote, a file or the folder it lies in.
 
     Raises:
         DataError: if the file is missing, truncated, or holds something else.
     """
-    path = path / NETWORK_FILE if path.is_dir() else path
+    path = network_file(path)
     settings, text = _describe(path)
     if text is None:
         raise DataError(
@@ -84,7 +89,7 @@ def require_images_of(path: Path, images: Images) -> None:
     Raises:
         DataError: if they are not.
     """
-    with safe_open(path / NETWORK_FILE if path.is_dir() else path, framework="pt") as file:
+    with safe_open(network_file(path), framework="pt") as file:
         known = json.loads(file.metadata()["mbnas"])["images"]
     if known != fingerprint(images):
         raise DataError(

@@ -10,7 +10,7 @@ from typing import Any
 from mbnas import config
 from mbnas import data as datasets
 from mbnas.auditing import PLANS, Audit, audit, page
-from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of
+from mbnas.checkpoints import NETWORK_FILE, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
 from mbnas.evaluation import Steered
 from mbnas.files import read_json, write_json, write_text
@@ -136,6 +136,5 @@ def _network(path: Path, images: Images) -> Network:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether both are one network; a folder stands for the file in it."""
-    files = (path / NETWORK_FILE if path.is_dir() else path for path in (one, other))
-    return next(files).resolve() == next(files).resolve()
+    """Whether both are one network."""
+    return network_file(one).resolve() == network_file(other).resolve()
