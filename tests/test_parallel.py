@@ -11,6 +11,7 @@ from helpers import DIGITS, TINY, noise, scrambled, tiny
 
 from mbnas import backbones, parallel
 from mbnas.assignment import Assignment
+from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores
 from mbnas.images import Batch, Images
 from mbnas.networks import Network, multibit
@@ -48,6 +49,19 @@ def train(folder: Path) -> None:
         torch.save(module.state_dict(), folder / f"{parallel.rank()}.pt")
 
 
+def blunder(folder: Path) -> None:
+    """What each of the processes runs; it leaves the mistake that it was told of in a file."""
+
+    def mistaken() -> None:
+        raise SettingsError(f"made by {parallel.rank()}")
+
+    with parallel.together():
+        try:
+            parallel.led(mistaken)
+        except SettingsError as mistake:
+            (folder / f"{parallel.rank()}.txt").write_text(str(mistake))
+
+
 def started_together(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
@@ -62,7 +76,7 @@ def started_together(*command: str, folder: Path) -> subprocess.CompletedProcess
 
 
 def test_two_processes_train_as_one_that_averages_the_halves_of_each_batch(tmp_path: Path) -> None:
-    done = started_together(__file__, str(tmp_path), folder=tmp_path)
+    done = started_together(__file__, str(tmp_path), "train", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
 
@@ -130,5 +144,11 @@ def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) 
     assert printed["pareto"] == rows
 
 
+def test_a_mistake_that_the_leader_meets_reaches_the_other_process(tmp_path: Path) -> None:
+    done = started_together(__file__, str(tmp_path), "blunder", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["made by 0"] * 2
+
+
 if __name__ == "__main__":
-    train(Path(sys.argv[1]))
+    {"train": train, "blunder": blunder}[sys.argv[2]](Path(sys.argv[1]))
