@@ -54,7 +54,7 @@ def main() -> None:
     show_messages()
     try:
         with parallel.together():
-            app(standalone_mode=False)
+            app(standalone_mode=False, prog_name="mbnas")
     except MbnasError as error:
         _fail(str(error), error.exit_code)
     except TyperException as error:

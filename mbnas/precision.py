@@ -14,9 +14,9 @@ from mbnas.settings import Precision
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context for the forward passes of a training step, a teacher's among them.
 
-    Inside, convolutions and the classifier run in bfloat16 if that is what ``precision`` says and
-    the device is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks
-    and measurements do altogether: what is compared with a threshold is never rounded first.
+    Inside, convolutions and the classifier run in bfloat16 if ``precision`` is that and the device
+    is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks and
+    measurements do altogether: what is compared with a threshold is never rounded first.
     """
     low = precision is Precision.BFLOAT16 and has_bfloat16(device)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)

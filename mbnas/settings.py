@@ -70,6 +70,7 @@ class Objective(StrEnum):
 class Precision(StrEnum):
     """In what the convolutions of training steps compute; see :mod:`mbnas.precision`."""
 
+    AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
@@ -190,6 +191,8 @@ class Recipe(_Frozen):
         training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
         step: of the single-step perturbation; by default 1.25 eps for FastAT and eps for N-FGSM.
         precision: of the convolutions in training steps; attacks and quantizers keep float32.
+            ``auto`` is bfloat16 in natural training and float32 in adversarial, half of which is
+            an attack and would gain little.
         guard_images: validation images on which each epoch is measured; the best epoch is kept.
         guard_steps: PGD steps of that measurement.
     """
@@ -201,9 +204,17 @@ class Recipe(_Frozen):
     gradient_clip: PositiveFloat = 1.0
     training: Training = Training.NATURAL
     step: Distance | None = None
-    precision: Precision = Precision.FLOAT32
+    precision: Precision = Precision.AUTO
     guard_images: PositiveInt = 256
     guard_steps: PositiveInt = 5
+
+    @property
+    def computes_in(self) -> Precision:
+        """The precision that ``auto`` stands for."""
+        if self.precision is not Precision.AUTO:
+            return self.precision
+        natural = self.training is Training.NATURAL
+        return Precision.BFLOAT16 if natural else Precision.FLOAT32
 
 
 class SupernetRecipe(Recipe):

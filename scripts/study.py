@@ -64,6 +64,7 @@ def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple
         f"data.shift={arguments.image_size // 8}",
         f"data.train_images={arguments.train_images}",
         f"retraining.epochs={arguments.epochs}",
+        "retraining.precision=float32",  # whatever the processor
     )
     return load(SPACE, (*small, *changes, *arguments.set)), options
 

@@ -173,7 +173,7 @@ def learn(
     recipe = settings.retraining
 
     def accumulate(x: Tensor, y: Tensor, _: torch.Generator) -> Tensor:
-        with autocast(recipe.precision, x.device):
+        with autocast(recipe.computes_in, x.device):
             logits = network(x, variant.surrogate)
         loss = F.cross_entropy(logits, teach(x) if teach else y)
         torch.autograd.backward(loss)

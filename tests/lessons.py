@@ -12,7 +12,7 @@ from mbnas.objectives import (
     fair_assignments,
 )
 from mbnas.randomness import derive
-from mbnas.settings import SupernetRecipe, Threat, Training
+from mbnas.settings import Precision, SupernetRecipe, Threat, Training
 from mbnas.supernet import Supernet
 
 TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
@@ -21,7 +21,13 @@ MIXED = Assignment.parse("2x1,1x2,3x1,1x1,2x2,1x3", SPACE.layers)
 IMAGES = noise(16, TABLE.image, TABLE.classes)
 X, Y = IMAGES.gather(slice(None))
 THREAT = Threat(eps=0.1, step=0.02)
-NATURAL = SupernetRecipe(epochs=4, batch_size=8, learning_rate=0.01, sampled=2)
+NATURAL = SupernetRecipe(
+    epochs=4,
+    batch_size=8,
+    learning_rate=0.01,
+    sampled=2,
+    precision=Precision.FLOAT32,  # alike on every processor
+)
 FASTAT = NATURAL.model_copy(update={"training": Training.FASTAT, "step": 0.125})
 SEED = 5
 SETTINGS = tiny("data.shift=1", "data.flip=true")

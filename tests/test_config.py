@@ -59,6 +59,24 @@ def test_a_space_is_read(space: Path) -> None:
     assert settings.table.stem.out_channels == 4
 
 
+@pytest.mark.parametrize(
+    ("training", "asked", "computes"),
+    [
+        ("natural", "auto", "bfloat16"),
+        ("fastat", "auto", "float32"),
+        ("n-fgsm", "auto", "float32"),
+        ("natural", "float32", "float32"),
+        ("fastat", "bfloat16", "bfloat16"),
+    ],
+)
+def test_natural_training_computes_in_bfloat16_unless_told_otherwise(
+    space: Path, training: str, asked: str, computes: str
+) -> None:
+    changes = [f"retraining.training={training}", f"retraining.precision={asked}"]
+    assert load(space, changes).retraining.computes_in == computes
+    assert load(space).retraining.precision == "auto"
+
+
 def test_choices_become_a_sorted_space(space: Path) -> None:
     assert load(space).space == Space((1, 3), (1, 2), layers=6)
 

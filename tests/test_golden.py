@@ -17,13 +17,13 @@ from mbnas.data import load
 from mbnas.networks import Network, multibit
 from mbnas.objectives import network_objective
 from mbnas.randomness import generator, seeded
-from mbnas.settings import DataSettings, Recipe, Surrogate, Threat
+from mbnas.settings import DataSettings, Precision, Recipe, Surrogate, Threat
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = {"1x1": "1x1", "3x3": "3x3", "mixed": "3x1,1x3,2x2,1x1,1x2,3x3"}
 NAMES = pytest.mark.parametrize("name", CASES)
 THREAT = Threat(eps=0.1, step=0.025, surrogate=Surrogate.TANH)
-RECIPE = Recipe(epochs=1)
+RECIPE = Recipe(epochs=1, precision=Precision.FLOAT32)
 
 
 def steps(name: str) -> Iterator[tuple[Network, Tensor, Tensor]]:
