@@ -146,8 +146,13 @@ def commit() -> str:
 
 def command() -> str:
     """That started this script, from the root of the repository; folders elsewhere by name."""
-    given = [Path(each).name.upper() if Path(each).is_absolute() else each for each in sys.argv]
-    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *given[1:]])
+
+    def shown(argument: str) -> str:
+        key, equals, value = argument.rpartition("=")
+        return key + equals + (Path(value).name.upper() if Path(value).is_absolute() else value)
+
+    words = ["python", f"scripts/{Path(sys.argv[0]).name}", *map(shown, sys.argv[1:])]
+    return shlex.join(words)
 
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:

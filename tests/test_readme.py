@@ -14,6 +14,13 @@ def test_the_tables_are_the_ones_the_script_writes() -> None:
     assert script["written"](README) == README
 
 
+def test_the_picture_is_the_one_the_script_draws() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "readme_picture.py"))
+    picture: Path = script["PICTURE"]
+    assert f"({picture.relative_to(ROOT)})" in README
+    assert script["drawn"]() == picture.read_text()
+
+
 def test_ci_runs_the_test_command() -> None:
     assert 'pip install -e ".[test]" && pytest\n' in README
     assert 'pip install -e ".[test]" && pytest\n' in (ROOT / ".ci" / "run").read_text()
