@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from mbnas.environment import environment  # before torch: says how its threads are to wait
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -19,7 +22,6 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from mbnas.environment import environment
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
 from mbnas.normalisation import Standard, of_weight
