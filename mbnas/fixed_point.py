@@ -5,7 +5,11 @@
     dq/dx = s(z),    dq/dhigh = 1[x >= high],    dq/dlow = 1[x < low]
 
 z runs from -1 at low to 1 at high, and s is what stands for the derivative of sign elsewhere
-(quantizers.py): ``ste`` is PACT's own window, ``tanh`` has no dead zone.
+(quantizers.py): ``ste`` is PACT's own window, ``tanh`` has no dead zone. ``polynomial`` stands at
+each of the n thresholds and is one step of q wide to either side, which sums up to a window with
+sloping edges: with t = (x - low) n / (high - low)
+
+    dq/dx = sum_j max(0, 1 - |t - j + 1/2|),  j = 1..n    = min(t + 1/2, n + 1/2 - t), in [0, 1]
 """
 
 from __future__ import annotations
@@ -33,19 +37,27 @@ class _FixedPoint(torch.autograd.Function):
         surrogate: Surrogate,
     ) -> Tensor:
         ctx.save_for_backward(x, low, high)
-        ctx.surrogate = surrogate
-        step = (high - low) / (2**bits - 1)
+        ctx.surrogate, ctx.steps = surrogate, 2**bits - 1
+        step = (high - low) / ctx.steps
         return x.clamp(low, high).sub_(low).div_(step).round_().mul_(step).add_(low)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, low, high = ctx.saved_tensors
         (gradient,) = upstream
-        z = (x - low).mul_(2 / (high - low)).sub_(1)
-        dx = derivative(ctx.surrogate, z).mul_(gradient)
+        within = (x - low).div_(high - low)
+        dx = _slope(ctx.surrogate, within, ctx.steps).mul_(gradient)
         dlow = torch.where(x < low, gradient, 0).sum_to_size(low.shape)
         dhigh = torch.where(x >= high, gradient, 0).sum_to_size(high.shape)
         return dx, dlow, dhigh, None, None
+
+
+def _slope(surrogate: Surrogate, within: Tensor, steps: int) -> Tensor:
+    """dq/dx where ``within`` runs from 0 at low to 1 at high."""
+    if surrogate is Surrogate.POLYNOMIAL:
+        t = within.mul(steps)
+        return torch.minimum(t + 0.5, steps + 0.5 - t).clamp_(0, 1)
+    return derivative(surrogate, within.mul(2).sub_(1))
 
 
 def fixed_point(x: Tensor, low: Tensor, high: Tensor, bits: int, surrogate: Surrogate) -> Tensor:

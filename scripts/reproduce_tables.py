@@ -6,7 +6,7 @@ Any selection of rows, at full scale or scaled down by --set (see mbnas search -
 of changes). Natural training is attacked with eps 2/255 and steps of 0.5/255, FastAT with 8/255 and
 2/255, as in the paper: PGD-20 and PGD-50 through the straight-through estimator, five runs, counted
 by the last and by any iterate; then a quick audit. FastAT makes its perturbations through the
-surrogate of the space; fixed point has PACT's own. Interrupted, it goes on where it stopped.
+surrogate of the space. Interrupted, it goes on where it stopped.
 ``--workers`` rows run side by side through Ray.
 """
 
@@ -48,7 +48,6 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         f"seed={seed}",
         f"retraining.training={training}",
         *THREATS[training],
-        *(("threat.surrogate=ste",) if format_.startswith("pact") else ()),
         *arguments.set,
     )
     settings = mbnas.load(arguments.space, changes)

@@ -34,16 +34,29 @@ def test_levels_are_even_and_the_nearest_is_taken(bits: int, signed: bool) -> No
     assert torch.allclose(fixed_point(x, low, high, bits, Surrogate.STE), nearest, atol=1e-12)
 
 
+def slope(surrogate: Surrogate, x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+    """dq/dx in closed form, threshold by threshold for the polynomial."""
+    if surrogate is not Surrogate.POLYNOMIAL:
+        return derivative(surrogate, 2 * (x - low) / (high - low) - 1)
+    step = (high - low) / (2**bits - 1)
+    thresholds = [low + (j - 0.5) * step for j in range(1, 2**bits)]
+    return sum(
+        (derivative(surrogate, (x - each) / step) / 2 for each in thresholds), torch.zeros_like(x)
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("surrogate", list(Surrogate))
 @pytest.mark.parametrize("signed", [False, True])
-def test_gradients_are_those_of_the_closed_form(surrogate: Surrogate, signed: bool) -> None:
-    """dq/dx = s(z), dq/dhigh = 1[x >= high], dq/dlow = 1[x < low] (Choi et al. 2018, Eq. 3)."""
+def test_gradients_are_those_of_the_closed_form(
+    surrogate: Surrogate, signed: bool, bits: int
+) -> None:
+    """dq/dx = s, dq/dhigh = 1[x >= high], dq/dlow = 1[x < low] (Choi et al. 2018, Eq. 3)."""
     x, low, high, upstream = operands(signed)
-    q = fixed_point(x, low, high, 2, surrogate)
+    q = fixed_point(x, low, high, bits, surrogate)
     dx, dlow, dhigh = torch.autograd.grad((q * upstream).sum(), (x, low, high))
     with torch.no_grad():
-        z = 2 * (x - low) / (high - low) - 1
-        assert torch.allclose(dx, upstream * derivative(surrogate, z), atol=1e-12)
+        assert torch.allclose(dx, upstream * slope(surrogate, x, low, high, bits), atol=1e-12)
         assert torch.allclose(dlow, upstream[x < low].sum())
         assert torch.allclose(dhigh, upstream[x >= high].sum())
 
