@@ -57,7 +57,7 @@ def square(
         standing = standing[values[standing] <= 0]
         if len(standing) == 0:
             break
-        side = min(_side(share, query / queries, height * width), height, width)
+        side = min(_side(share, (query - 1) / queries, height * width), height, width)
         inside = _window(len(standing), side, height, width, generator).to(x.device)
         colour = either(len(standing), channels, 1, 1)
         squares = torch.where(colour, upper[standing], lower[standing])
