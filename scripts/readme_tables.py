@@ -6,6 +6,7 @@ Tests fail while the README shows anything else than this script writes.
 """
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable
@@ -95,24 +96,47 @@ def worst(audit: dict[str, Any]) -> str:
 
 
 def training(result: Result) -> str:
-    """Speed as a multiple of the float network's."""
+    """Speed as a multiple of the float network's, and what a step does with its time."""
     phases = ["forward", "training step", "FastAT step", "PGD step"]
-    base = result["measured"]["float"]["peak MiB"][0]
+    speed = result["measured"]["speed"]
+    base = speed["float"]["peak MiB"][0]
     rows = [
         [
             name,
             *("{:.2f} ({:.2f}–{:.2f})".format(*each[phase]) for phase in phases),
             f"{each['peak MiB'][0] / base:.2f}",
         ]
-        for name, each in result["measured"].items()
+        for name, each in speed.items()
     ]
-    images = result["measured"]["float"]["training step: images/s"][0]
+    images = speed["float"]["training step: images/s"][0]
     described = (
         f"`{result['command']}` ({machine(result)}, {result['threads']} threads): images a second "
         f"as a multiple of the float network's in the same rounds ({images:.0f} in its training "
         "step), median (least–most), and peak memory of a training step likewise."
     )
-    return f"{described}\n\n{table(['', *phases, 'memory'], rows)}"
+    parts = [described, table(["", *phases, "memory"], rows)]
+    if "shares of a training step" in result["measured"]:
+        parts.append(profile(result["measured"]["shares of a training step"], least=0.04))
+    return "\n\n".join(parts)
+
+
+def profile(shares: dict[str, dict[str, float]], least: float) -> str:
+    """Percent of a step's time by operation; what is under ``least`` everywhere is summed up."""
+    longest = {
+        operation: max(each.get(operation, 0) for each in shares.values())
+        for operation in {operation for each in shares.values() for operation in each}
+    }
+    shown = sorted(
+        (operation for operation, share in longest.items() if share >= least),
+        key=lambda operation: -longest[operation],
+    )
+    rows = [
+        [f"`{operation}`", *(percent(each.get(operation, 0)) for each in shares.values())]
+        for operation in shown
+    ]
+    others = (1 - sum(each.get(operation, 0) for operation in shown) for each in shares.values())
+    header = ["% of the time of a training step", *shares]
+    return table(header, [*rows, ["all others", *map(percent, others)]])
 
 
 def supernet(result: Result) -> str:
@@ -160,26 +184,28 @@ def pipeline(result: Result) -> str:
 
 def attacks(result: Result) -> str:
     """Images a second of everyone's PGD-20."""
+    some = next(iter(result["measured"].values()))["cases"]["mbnas"]
+    runs = some["robust"]["runs"]
     parts = [
-        f"`{result['command']}` ({machine(result)}, {result['threads']} threads): PGD-20, and how "
+        f"`{result['command']}` ({machine(result)}, {result['threads']} threads): PGD-20, robust "
+        f"accuracy as mean ± standard deviation over {runs} rounds with new random starts, and how "
         "many times as many images a second mbnas attacks, median (least–most)."
     ]
     for name, network in result["measured"].items():
         rows = [
             [
                 case,
-                percent(each["robust"]),
+                spread(each["robust"]),
                 f"{each['images/s']:.1f}",
                 "{:.2f} ({:.2f}–{:.2f})".format(*each["mbnas is times as fast"]),
             ]
             for case, each in network["cases"].items()
         ]
         title = f"{name} ResNet-20, natural {percent(network['natural'])} %"
-        if "seconds of a quick audit" in network:  # not in results from before there were audits
-            parts[0] += (
-                f" A quick audit of the {name} network on 500 test images took "
-                f"{network['seconds of a quick audit']:.0f} s."
-            )
+        parts[0] += (
+            f" A quick audit of the {name} network on 500 test images took "
+            f"{network['seconds of a quick audit']:.0f} s."
+        )
         parts.append(table([title, "robust %", "images/s", "mbnas is times as fast"], rows))
     return "\n\n".join(parts)
 
@@ -331,17 +357,23 @@ def agreement(result: Result) -> str:
     measured = dict(result["measured"])
     described = (
         f"`{result['command']}` ({machine(result)}): percent of {measured.pop('images')} test "
-        f"images that stand, mean of {measured.pop('runs')} runs."
+        "images that stand, mean ± standard deviation of runs; in brackets the standard error of "
+        "the difference."
     )
-    rows = [
-        [
-            name,
-            *(f"{statistics.fmean(each[who]):.1f}" for who in ("mbnas", "library")),
-            f"{each['apart']:+.2f}",
-        ]
-        for name, each in measured.items()
-    ]
-    return f"{described}\n\n{table(['', 'mbnas', 'library', 'apart'], rows)}"
+    rows = []
+    for name, each in measured.items():
+        deviations = [statistics.stdev(each[who]) for who in ("mbnas", "library")]
+        runs = len(each["mbnas"])
+        error = math.hypot(*deviations) / math.sqrt(runs)
+        rows.append(
+            [
+                name,
+                str(runs),
+                *(over_seeds([value / 100 for value in each[who]]) for who in ("mbnas", "library")),
+                f"{each['apart']:+.2f} ({error:.2f})",
+            ]
+        )
+    return f"{described}\n\n{table(['', 'runs', 'mbnas', 'library', 'apart'], rows)}"
 
 
 KINDS: dict[str, Callable[[Result], str]] = {
