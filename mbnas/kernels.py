@@ -1,4 +1,4 @@
-"""Batch-norm and the staircase of quantizers.py, and their gradients, as few passes over memory.
+"""Batch-norm, the staircase of quantizers.py, PReLU: gradients too, as few passes over memory.
 
 Within a block (loops.py) there is one pass for each step of the staircase.
 """
@@ -10,19 +10,7 @@ import torch
 from torch import Tensor
 
 from mbnas import loops
-from mbnas.loops import (
-    Floats,
-    Sums,
-    compiled,
-    dense,
-    exact,
-    flat,
-    fold,
-    laid_out_like,
-    repeat,
-    share,
-    split,
-)
+from mbnas.loops import Floats, Sums, compiled, exact
 from mbnas.settings import Surrogate
 
 _TANH, _POLYNOMIAL = -1.0, -2.0
@@ -50,11 +38,11 @@ def applies(x: Tensor, mean: Tensor, heights: Tensor) -> bool:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance of each channel of (B, C, H, W), (C,) each."""
-    x = dense(x, channels := x.shape[1])
+    x = loops.dense(x, channels := x.shape[1])
     origin = x[0, :, 0, 0]  # near the mean as seen from far away: squares stay small
-    rows, length = split(x, channels)
+    rows, length = loops.split(x, channels)
     first, second = np.zeros((2, rows, channels))
-    share(_gather, rows, length, flat(x), repeat(origin, channels), first, second)
+    loops.share(_gather, rows, length, loops.flat(x), loops.repeat(origin, channels), first, second)
     count = x.numel() // channels
     mean, square = first.sum(axis=0) / count, second.sum(axis=0) / count
     return (
@@ -67,11 +55,20 @@ def forward(
     x: Tensor, mean: Tensor, scale: Tensor, offset: Tensor, thresholds: Tensor, heights: Tensor
 ) -> Tensor:
     """q((x - mean) scale + offset), shaped like x; bit for bit what the plain version returns."""
-    x = dense(x, period := mean.numel())
+    x = loops.dense(x, period := mean.numel())
     q = torch.empty_like(x)
-    rows, length = split(x, period, heights[0].numel())
-    lanes = (repeat(each, period) for each in (mean, scale, offset))
-    share(_climb, rows, length, flat(x), *lanes, thresholds.numpy(), _table(heights), flat(q))
+    rows, length = loops.split(x, period, heights[0].numel())
+    lanes = (loops.repeat(each, period) for each in (mean, scale, offset))
+    loops.share(
+        _climb,
+        rows,
+        length,
+        loops.flat(x),
+        *lanes,
+        thresholds.numpy(),
+        _table(heights),
+        loops.flat(q),
+    )
     return q
 
 
@@ -98,24 +95,24 @@ def backward(
         surrogate: the derivative of sign.
         sums: whether the gradients for thresholds and heights are wanted; zero if not.
     """
-    x = dense(x, period := mean.numel())
+    x = loops.dense(x, period := mean.numel())
     slope = torch.empty_like(x)
-    rows, length = split(x, period, heights[0].numel())
-    lanes = (repeat(each, period) for each in (mean, scale, offset))
+    rows, length = loops.split(x, period, heights[0].numel())
+    lanes = (loops.repeat(each, period) for each in (mean, scale, offset))
     by_threshold, by_height = np.zeros((2, rows, len(thresholds)))
     first, second = np.zeros((2, rows, period))
-    share(
+    loops.share(
         _descend,
         rows,
         length,
-        flat(x),
-        flat(laid_out_like(gradient, x)),
+        loops.flat(x),
+        loops.flat(loops.laid_out_like(gradient, x)),
         *lanes,
         thresholds.numpy(),
         _table(heights),
         _FORMS[surrogate],
         sums,
-        flat(slope),
+        loops.flat(slope),
         by_threshold,
         by_height,
         first,
@@ -133,10 +130,32 @@ def backward(
 
 def tilt(slope: Tensor, x: Tensor, mean: Tensor, level: Tensor, lean: Tensor) -> None:
     """Add level + lean (x - mean) to ``slope`` in place; all but x are as in :func:`backward`."""
-    x = dense(x, period := mean.numel())
-    rows, length = split(x, period)
-    lanes = (repeat(each, period) for each in (mean, level, lean))
-    share(_tilt, rows, length, flat(x), *lanes, flat(slope))
+    x = loops.dense(x, period := mean.numel())
+    rows, length = loops.split(x, period)
+    lanes = (loops.repeat(each, period) for each in (mean, level, lean))
+    loops.share(_tilt, rows, length, loops.flat(x), *lanes, loops.flat(slope))
+
+
+def bend(x: Tensor, slopes: Tensor) -> Tensor:
+    """max(x, 0) + a min(x, 0) for x (B, C, H, W) and slopes a (C,), shaped like x."""
+    x = loops.dense(x, period := slopes.numel())
+    y = torch.empty_like(x)
+    rows, length = loops.split(x, period)
+    lanes = loops.repeat(slopes, period)
+    loops.share(_bend, rows, length, loops.flat(x), lanes, loops.flat(y))
+    return y
+
+
+def unbend(x: Tensor, gradient: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of :func:`bend` by x, shaped like it, and by the slopes, (C,)."""
+    x = loops.dense(x, period := slopes.numel())
+    dx = torch.empty_like(x)
+    rows, length = loops.split(x, period)
+    lanes = loops.repeat(slopes, period)
+    upstream = loops.flat(loops.laid_out_like(gradient, x))
+    sums = np.zeros((rows, period))
+    loops.share(_unbend, rows, length, loops.flat(x), upstream, lanes, loops.flat(dx), sums)
+    return dx, torch.from_numpy(sums.sum(axis=0)).float()
 
 
 @compiled
@@ -180,6 +199,13 @@ def _standardise(x: Floats, mean: Floats, scale: Floats, offset: Floats, z: Floa
 
 
 @compiled
+def _fold(lanes: Floats, sums: Sums) -> None:
+    """Add what each lane holds to the sum of its channel."""
+    for i in range(len(lanes)):
+        sums[i % len(sums)] += lanes[i]
+
+
+@compiled
 def _gather(
     first: int,
     last: int,
@@ -200,8 +226,8 @@ def _gather(
                 distance = block[i] - origin[i]
                 sums[i] += distance
                 squares[i] += distance * distance
-        fold(sums, by_channel[row])
-        fold(squares, by_square[row])
+        _fold(sums, by_channel[row])
+        _fold(squares, by_square[row])
 
 
 @compiled
@@ -280,12 +306,12 @@ def _descend(
                     by_threshold[row, k] += threshold_sum
                     by_height[row, k] += height_sum
             for i in range(len(z)):
-                share = total[i] * upstream[i]
-                level[i] += share
-                product[i] += share * (read[i] - mean[i])
-                out[i] = share * scale[i]
-        fold(level, by_channel[row])
-        fold(product, by_product[row])
+                descent = total[i] * upstream[i]
+                level[i] += descent
+                product[i] += descent * (read[i] - mean[i])
+                out[i] = descent * scale[i]
+        _fold(level, by_channel[row])
+        _fold(product, by_product[row])
 
 
 @compiled
@@ -306,6 +332,41 @@ def _tilt(
             read, total = x[start:stop], slope[start:stop]
             for i in range(len(read)):
                 total[i] += level[i] + lean[i] * (read[i] - mean[i])
+
+
+@compiled
+def _bend(first: int, last: int, length: int, x: Floats, slopes: Floats, y: Floats) -> None:
+    for row in range(first, last):
+        end = min((row + 1) * length, x.size)
+        for start in range(row * length, end, len(slopes)):
+            stop = min(start + len(slopes), end)
+            read, out = x[start:stop], y[start:stop]
+            for i in range(len(read)):
+                out[i] = read[i] if read[i] > 0 else slopes[i] * read[i]
+
+
+@compiled
+def _unbend(
+    first: int,
+    last: int,
+    length: int,
+    x: Floats,
+    gradient: Floats,
+    slopes: Floats,
+    dx: Floats,
+    by_slope: Sums,
+) -> None:
+    sums = np.empty_like(slopes)
+    for row in range(first, last):
+        end = min((row + 1) * length, x.size)
+        sums[:] = 0
+        for start in range(row * length, end, len(slopes)):
+            stop = min(start + len(slopes), end)
+            read, upstream, out = x[start:stop], gradient[start:stop], dx[start:stop]
+            for i in range(len(read)):
+                out[i] = upstream[i] if read[i] > 0 else slopes[i] * upstream[i]
+                sums[i] += min(read[i], np.float32(0)) * upstream[i]
+        _fold(sums, by_slope[row])
 
 
 def _table(heights: Tensor) -> Floats:

@@ -34,15 +34,18 @@ Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
 
-def compiled(function: _Function, *, rounding: bool = True) -> _Function:
+def compiled(function: _Function, *, reorder: bool = True) -> _Function:
     """Machine code without the interpreter's lock, kept between runs where there is a place.
 
+    What is kept is made anew when the file of ``function`` changes, and that file only: loops must
+    not call compiled functions of other modules.
+
     Args:
-        rounding: whether terms may be reordered and products be added without rounding first.
+        reorder: whether terms may be reordered and products be added without rounding first.
     """
     if numba is None:
         return function
-    fast = {"contract", "reassoc", "nsz"} if rounding else False
+    fast = {"contract", "reassoc", "nsz"} if reorder else False
     compile_ = partial(numba.njit, nogil=True, error_model="numpy", fastmath=fast)
     try:
         return cast(_Function, compile_(cache=True)(function))
@@ -50,7 +53,7 @@ def compiled(function: _Function, *, rounding: bool = True) -> _Function:
         return cast(_Function, compile_()(function))
 
 
-exact = partial(compiled, rounding=False)
+exact = partial(compiled, reorder=False)
 
 
 @cache
@@ -58,7 +61,8 @@ def available() -> bool:
     """Whether there is a compiler; one message says so where there is none."""
     if numba is None:
         log.info(
-            "numba is not installed: quantizers take several times as long (pip install numba)"
+            "numba is not installed: quantizers, batch-norm and PReLU take several times as long "
+            "(pip install numba)"
         )
     return numba is not None
 
@@ -118,9 +122,9 @@ def laid_out_like(gradient: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(gradient)
 
 
-def flat(dense: Tensor) -> Floats:
+def flat(x: Tensor) -> Floats:
     """The numbers of a tensor without gaps in the order they lie in memory, not copied."""
-    view: Floats = dense.detach().as_strided((dense.numel(),), (1,)).numpy()
+    view: Floats = x.detach().as_strided((x.numel(),), (1,)).numpy()
     return view
 
 
@@ -128,10 +132,3 @@ def repeat(channels: Tensor, period: int) -> Floats:
     """One number a channel, over and over, as far as a block goes."""
     repeated: Floats = np.tile(channels.detach().reshape(-1).numpy(), max(1, _BLOCK // period))
     return repeated
-
-
-@compiled
-def fold(lanes: Floats, sums: Sums) -> None:
-    """Add what each lane holds to the sum of its channel."""
-    for i in range(len(lanes)):
-        sums[i % len(sums)] += lanes[i]

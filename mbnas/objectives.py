@@ -37,7 +37,7 @@ def network_objective(
     """
 
     def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        with torch.no_grad(), autocast(recipe.computes_in, x.device):
+        with torch.no_grad(), autocast(recipe, x.device):
             truth = y if teacher is None else teacher(x).softmax(dim=1)
         with without_gradients(network):
             x = perturbed(
@@ -48,7 +48,7 @@ def network_objective(
                 recipe,
                 rng,
             )
-        with autocast(recipe.computes_in, x.device):
+        with autocast(recipe, x.device):
             logits = network(x)
         loss = F.cross_entropy(logits, truth)
         torch.autograd.backward(loss)
@@ -77,7 +77,7 @@ def supernet_objective(
                 recipe,
                 rng,
             )
-        with autocast(recipe.computes_in, x.device):
+        with autocast(recipe, x.device):
             logits: Tensor = supernet(x, assignment)
         return logits
 

@@ -101,7 +101,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         return _all_stages(folder, settings, data, executor)
 
 
-def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
+def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics:
     """Retrain one evaluated candidate of a run, Pareto member or not.
 
     Raises:
@@ -110,7 +110,7 @@ def retrain_candidate(path: Path, identity: str, settings: Settings) -> Metrics:
     """
     folder = runs.reopen(path)
     require_same_networks(folder.settings(), settings, f"run {str(path)!r} was started")
-    assignment = _find(folder, settings, identity)
+    assignment = _find(folder, settings, candidate)
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
@@ -242,12 +242,12 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
     return [{**each, "audit": records[each["id"]]} for each in retrained]
 
 
-def _find(folder: RunFolder, settings: Settings, identity: str) -> Assignment:
+def _find(folder: RunFolder, settings: Settings, candidate: str) -> Assignment:
     records = folder.trials.read()
     for record in records:
-        if record["id"] == identity:
+        if record["id"] == candidate:
             return Assignment.parse(record["assignment"], settings.space.layers)
     raise SettingsError(
-        f"run {str(folder.path)!r} has no candidate {identity!r} among {len(records)}; "
+        f"run {str(folder.path)!r} has no candidate {candidate!r} among {len(records)}; "
         f"ids are listed in {folder.pareto_file.with_suffix('.csv')}"
     )

@@ -8,31 +8,35 @@ import torch
 from torch import Tensor
 
 from mbnas.progress import log
-from mbnas.settings import Precision
+from mbnas.settings import Precision, Recipe
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The context for the forward passes of a training step, a teacher's among them.
 
-    Inside, convolutions and the classifier run in bfloat16 if ``precision`` is that and the device
-    is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks and
+    Inside, convolutions and the classifier run in bfloat16 if the recipe computes in it and the
+    device is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks and
     measurements do altogether: what is compared with a threshold is never rounded first.
     """
-    low = precision is Precision.BFLOAT16 and has_bfloat16(device)
+    low = recipe.computes_in is Precision.BFLOAT16 and has_bfloat16(device)
+    if recipe.precision is Precision.BFLOAT16 and not low:
+        _say_float32()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
 
 
 @cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is a native type of the device; one message says so where it is not."""
+    """Whether bfloat16 is a native type of the device."""
     if device.type == "cuda":
-        native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        abilities = torch.cpu.get_capabilities()
-        native = any(abilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    if not native:
-        log.info("this processor does not multiply bfloat16: training in float32")
-    return native
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    abilities = torch.cpu.get_capabilities()
+    return any(abilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+@cache
+def _say_float32() -> None:
+    """Once, to those who asked for bfloat16."""
+    log.info("this processor does not multiply bfloat16: training in float32")
 
 
 def of_convolutions(x: Tensor) -> torch.dtype:

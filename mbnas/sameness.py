@@ -10,8 +10,10 @@ from mbnas.settings import Settings
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """What decides a result: all but where the images lie and what computes."""
-    tree = settings.model_dump(mode="json", exclude={"device": True, "data": {"root"}})
+    """What decides a network: all but where the images lie, what computes, and later audits."""
+    tree = settings.model_dump(
+        mode="json", exclude={"device": True, "data": {"root"}, "test": {"audit"}}
+    )
     assert isinstance(tree, dict)
     return tree
 

@@ -191,8 +191,8 @@ class Recipe(_Frozen):
         training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
         step: of the single-step perturbation; by default 1.25 eps for FastAT and eps for N-FGSM.
         precision: of the convolutions in training steps; attacks and quantizers keep float32.
-            ``auto`` is bfloat16 in natural training and float32 in adversarial, half of which is
-            an attack and would gain little.
+            ``auto`` is bfloat16, where the processor has it, in natural training and float32 in
+            adversarial, half of which is an attack and would gain little.
         guard_images: validation images on which each epoch is measured; the best epoch is kept.
         guard_steps: PGD steps of that measurement.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from mbnas.environment import environment  # before torch: says how its threads are to wait
+import mbnas  # before torch: it says how torch's threads are to wait
 
 # isort: split
 import torch
@@ -22,11 +22,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from mbnas.environment import environment
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
 from mbnas.normalisation import Standard, of_weight
 from mbnas.quantizers import staircase
-from mbnas.settings import Surrogate
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,14 +48,17 @@ class ExpandedConv2d(torch.nn.Module):
         self.weights, self.activations = layer.weights, layer.activations
 
     def forward(
-        self, x: Tensor, norm: torch.nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
+        self,
+        x: Tensor,
+        norm: torch.nn.BatchNorm2d,
+        surrogate: mbnas.Surrogate = mbnas.Surrogate.STE,
     ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         u, alpha = self.weights.u, self.weights.alpha.squeeze(-1)
         v, beta = self.activations.v, self.activations.beta
         z, W, one, zero = norm(x), self.weight, torch.ones(1), torch.zeros(())
         standard, identity = of_weight(W), Standard(zero, 1 + zero, 1 + zero, zero, None)
-        B = [staircase(W, u[m : m + 1], one, Surrogate.STE, standard) for m in range(len(u))]
+        B = [staircase(W, u[m : m + 1], one, mbnas.Surrogate.STE, standard) for m in range(len(u))]
         A = [staircase(z, v[n : n + 1], one, surrogate, identity) for n in range(len(v))]
         stride, padding = self.row.stride, self.row.kernel // 2
         return sum(

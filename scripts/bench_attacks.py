@@ -213,7 +213,7 @@ def main() -> None:
             [
                 [
                     case,
-                    "{:.2%} ± {:.2%}".format(each["robust"]["mean"], each["robust"]["std"]),
+                    "{:.1f} ± {:.1f}".format(*(100 * each["robust"][k] for k in ("mean", "std"))),
                     f"{each['images/s']:.1f}",
                     "{:.2f} ({:.2f}-{:.2f})".format(*each["mbnas is times as fast"]),
                 ]

@@ -23,7 +23,7 @@ from mbnas.formats import Format
 from mbnas.networks import Network, build_network
 from mbnas.objectives import without_gradients
 from mbnas.precision import autocast, has_bfloat16
-from mbnas.settings import Precision, Surrogate
+from mbnas.settings import Precision, Recipe, Surrogate
 
 EPS, FASTAT_STEP, PGD_STEP = 8 / 255, 10 / 255, 2 / 255
 IMAGES = {"resnet20": (3, 32, 32), "resnet18": (3, 224, 224)}
@@ -35,6 +35,7 @@ def phases(
 ) -> dict[str, Callable[[], object]]:
     """One call each of what a run spends its time on."""
     optimizer = torch.optim.Adam(network.parameters())
+    recipe = Recipe(epochs=1, precision=precision)
     rng = torch.Generator()
 
     def steered(images: torch.Tensor) -> torch.Tensor:
@@ -43,7 +44,7 @@ def phases(
 
     def learn(images: torch.Tensor) -> None:
         optimizer.zero_grad()
-        with autocast(precision, x.device):
+        with autocast(recipe, x.device):
             logits = network(images)
         F.cross_entropy(logits, y).backward()
         optimizer.step()
@@ -94,7 +95,8 @@ def profiled(
     return {operation: each / total for operation, each in ranked}
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", choices=sorted(IMAGES), default="resnet20")
     parser.add_argument("--batch", type=int, default=128)
@@ -108,8 +110,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--profile", nargs="*", default=["float", "3x3", "3x3 plain"])
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    known = {"float", *arguments.bases, *(f"{each} plain" for each in arguments.bases)}
+    if not known.issuperset(arguments.profile):
+        parser.error(f"--profile takes some of {', '.join(sorted(known))}")
+    return arguments
 
+
+def main() -> None:
+    arguments = options()
+    torch.set_num_threads(arguments.threads)
     image, width = IMAGES[arguments.backbone], WIDTHS[arguments.backbone]
     table = backbones.build(arguments.backbone, width=width, image=image, classes=10)
     x = torch.rand(arguments.batch, *image, device=arguments.device)

@@ -136,6 +136,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if min(arguments.runs, arguments.square_runs) < 2:
+        parser.error("a spread takes two runs at least")
     measured: dict[str, object] = {"images": arguments.images}
     rows = []
     for path in arguments.networks:

@@ -38,10 +38,12 @@ def line(x: float, y: float, to_x: float, to_y: float, width: float) -> str:
     return f'<line {ends} stroke="#8c8c8c" stroke-opacity="0.5" stroke-width="{width:g}"/>'
 
 
-def picture(networks: dict[str, dict[str, tuple[float, float]]]) -> str:
+def picture(networks: dict[str, dict[str, tuple[float, float]]], seeds: int) -> str:
     """One row a network: means over seeds from the worst case to natural accuracy."""
     bottom = TOP + ROW * len(networks)
-    parts = [text(0, 16, "Percent of test images that are classified correctly, mean of 3 seeds")]
+    parts = [
+        text(0, 16, f"Percent of test images that are classified correctly, mean of {seeds} seeds")
+    ]
     for index, (name, colour) in enumerate(SHOWN.values()):
         x = LEFT + 190 * index
         parts += [dot(x, 34, colour), text(x + 10, 38, name, colour=colour)]
@@ -64,7 +66,8 @@ def picture(networks: dict[str, dict[str, tuple[float, float]]]) -> str:
 
 def drawn() -> str:
     """The picture of the study that the README shows."""
-    return picture(json.loads(STUDY.read_text())["measured"]["networks"])
+    measured = json.loads(STUDY.read_text())["measured"]
+    return picture(measured["networks"], len(measured["seeds"]))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network, _subsample_and_pad
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
+from mbnas.prelu import PReLU
 from mbnas.randomness import derive
 from mbnas.settings import Precision, Settings, Surrogate, Training
 
@@ -80,7 +81,7 @@ class Bent(nn.Module):
 
     def __init__(self, layer: QuantizedConv2d) -> None:
         super().__init__()
-        self.layer, self.bend = layer, nn.PReLU(layer.row.out_channels)
+        self.layer, self.bend = layer, PReLU(layer.row.out_channels)
 
     def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
@@ -173,7 +174,7 @@ def learn(
     recipe = settings.retraining
 
     def accumulate(x: Tensor, y: Tensor, _: torch.Generator) -> Tensor:
-        with autocast(recipe.computes_in, x.device):
+        with autocast(recipe, x.device):
             logits = network(x, variant.surrogate)
         loss = F.cross_entropy(logits, teach(x) if teach else y)
         torch.autograd.backward(loss)

@@ -196,5 +196,6 @@ def test_without_a_compiler_the_plain_version_runs_and_one_message_says_so(
     assert torch.equal(first, plain_forward(x, zero, zero + 1, zero, thresholds, heights))
     assert torch.equal(first, second)
     assert [record.message for record in caplog.records if "numba" in record.message] == [
-        "numba is not installed: quantizers take several times as long (pip install numba)"
+        "numba is not installed: quantizers, batch-norm and PReLU take several times as long "
+        "(pip install numba)"
     ]

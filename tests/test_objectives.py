@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from unittest import mock
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ from mbnas.objectives import (
     without_gradients,
 )
 from mbnas.randomness import generator
-from mbnas.settings import Precision, SupernetRecipe, Surrogate, Threat
+from mbnas.settings import Precision, SupernetRecipe, Surrogate, Threat, Training
 from mbnas.supernet import Supernet
 
 # Fair samples
@@ -107,6 +108,26 @@ def test_a_natural_recipe_makes_no_attack(passes: Passes) -> None:
     ]
     assert all(torch.equal(x, X) for x, _ in passes)
     assert torch.equal(rng.get_state(), generator(0).get_state())
+
+
+@pytest.mark.parametrize(
+    ("training", "dtype"), [(Training.NATURAL, torch.bfloat16), (Training.FASTAT, torch.float32)]
+)
+def test_only_natural_training_steps_compute_in_bfloat16_by_default(
+    training: Training, dtype: torch.dtype
+) -> None:
+    """In the network that learns, its teacher and the supernet; attacks are never among them."""
+    recipe = NATURAL.model_copy(update={"precision": Precision.AUTO, "training": training})
+    module, teacher, whole = network(), network().eval(), supernet()
+    seen: list[torch.dtype] = []
+    for each in (module, teacher, whole):
+        each.stem.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    with mock.patch("mbnas.precision.has_bfloat16", return_value=True):
+        network_objective(module, THREAT, recipe, teacher)(1)(X, Y, generator(0))
+        supernet_objective(whole, THREAT, recipe, SEED)(1)(X, Y, generator(0))
+    attacks = 0 if training is Training.NATURAL else 1
+    passes = 1 + (1 + attacks) + (2 + NATURAL.sampled) * (1 + attacks)
+    assert seen == [dtype] * passes
 
 
 @pytest.mark.parametrize("surrogate", list(Surrogate))

@@ -268,14 +268,15 @@ def test_an_audit_under_another_threat_is_not_taken_for_the_runs_own(
     assert pipeline.resume_search(copied.path, SETTINGS, INPROCESS).retrained == outcome.retrained
 
 
-def test_the_settings_say_how_thorough_the_audits_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_finished_run_can_be_audited_more_thoroughly(
+    outcome: Outcome, copied: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PLANS, Effort.STANDARD, replace(PLANS[Effort.QUICK], images=16))
-    settings = tiny(f"search.budget={BUDGET}", "search.evaluations=4", "test.audit=standard")
-    (metrics,) = pipeline.run_search(settings, tmp_path / "run", INPROCESS).retrained
+    thorough = tiny(f"search.budget={BUDGET}", "test.audit=standard")
+    (metrics,) = pipeline.resume_search(copied.path, thorough, INPROCESS).retrained
     assert metrics["audit"]["images"] == 16
-    assert [each.name for each in tmp_path.rglob("audit-*.json")] == ["audit-standard.json"]
+    assert (copied.candidate(metrics["id"]) / "audit-standard.json").exists()
+    assert {**metrics, "audit": None} == {**outcome.retrained[0], "audit": None}
 
 
 def test_any_candidate_can_be_retrained_by_its_id(outcome: Outcome, copied: RunFolder) -> None:

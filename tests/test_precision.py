@@ -11,7 +11,7 @@ from mbnas import backbones, precision
 from mbnas.assignment import Assignment
 from mbnas.layers import ActivationQuantizer, WeightQuantizer
 from mbnas.networks import multibit
-from mbnas.settings import Precision
+from mbnas.settings import Precision, Recipe
 
 CPU = torch.device("cpu")
 TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
@@ -27,7 +27,7 @@ def logits(of: Precision, seen: list[Tensor]) -> Tensor:
                 lambda _module, inputs, output: seen.extend((inputs[0], output))
             )
     x = torch.rand(8, 3, 16, 16)
-    with precision.autocast(of, CPU):
+    with precision.autocast(Recipe(epochs=1, precision=of), CPU):
         result: Tensor = network(x)
     result.square().sum().backward()
     assert all(
@@ -41,6 +41,7 @@ def native(request: pytest.FixtureRequest) -> object:
     """A processor that has bfloat16, or that has not."""
     abilities = {"avx512_bf16": request.param}
     precision.has_bfloat16.cache_clear()
+    precision._say_float32.cache_clear()
     with mock.patch("torch.cpu.get_capabilities", return_value=abilities):
         yield
     precision.has_bfloat16.cache_clear()
@@ -62,9 +63,12 @@ def test_other_processors_train_in_float32_and_say_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO, logger="mbnas"):
-        full, low = logits(Precision.FLOAT32, []), logits(Precision.BFLOAT16, [])
+        full, auto = logits(Precision.FLOAT32, []), logits(Precision.AUTO, [])
+        assert caplog.records == []  # nobody asked for it
+        low = logits(Precision.BFLOAT16, [])
         logits(Precision.BFLOAT16, [])
     assert torch.equal(full, low)
+    assert torch.equal(full, auto)
     assert [record.message for record in caplog.records] == [
         "this processor does not multiply bfloat16: training in float32"
     ]

@@ -1,5 +1,7 @@
 """PReLU in one pass against torch's own."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,6 +56,21 @@ def test_double_precision_is_left_to_torch() -> None:
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.equal(bend(x), F.prelu(x, bend.weight))
     assert torch.autograd.gradcheck(bend, x)
+
+
+def test_without_loops_autocast_does_not_round_it_either() -> None:
+    bend, x = PReLU(3), torch.randn(2, 3, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compiled = bend(x)
+        with mock.patch("mbnas.loops.suits", return_value=False):
+            plain = bend(x)
+    assert compiled.dtype == plain.dtype == torch.float32
+    assert torch.equal(compiled, plain)
+
+
+def test_numbers_without_an_image_are_left_to_torch() -> None:
+    bend, x = PReLU(3), torch.randn(5, 3)
+    assert torch.equal(bend(x), F.prelu(x, bend.weight))
 
 
 def test_an_attack_needs_no_gradient_of_the_slopes() -> None:
