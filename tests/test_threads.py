@@ -1,4 +1,8 @@
-"""Small batches are not shared among threads, and what was set before is set again."""
+"""How torch's threads wait; small batches are not shared, and what was set before is set again."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,3 +36,24 @@ def test_a_failure_inside_leaves_the_number_as_it_was() -> None:
 def test_workers_compute_with_one_thread_each() -> None:
     with one_thread_each(2) as pool:
         assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "waiting"),
+    [
+        ({}, ["PASSIVE", "1000"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["PASSIVE", "7"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
+    ],
+)
+def test_torchs_threads_spin_shortly_unless_a_user_says_otherwise(
+    given: dict[str, str], waiting: list[str]
+) -> None:
+    """Settled before torch is loaded, hence in a process of its own."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    program = f"import os, mbnas; print(*map(os.environ.get, {names}))"
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program], env=inherited | given, text=True
+    )
+    assert printed.split() == waiting
