@@ -39,9 +39,9 @@ class WeightQuantizer(nn.Module):
         self.u = nn.Parameter(torch.tensor(grid))
         self.alpha = nn.Parameter(torch.full((bases, out_channels, 1, 1, 1), scale))
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
         """Merged weight sum_m alpha_m B_m; (C_out, C_in, k, k) -> same shape."""
-        return staircase(weight, self.u, self.alpha, Surrogate.STE, of_weight(weight))
+        return staircase(weight, self.u, self.alpha, surrogate, of_weight(weight))
 
 
 class ActivationQuantizer(nn.Module):
@@ -66,6 +66,14 @@ class Rectifier(nn.Module):
         return F.relu(norm(x))
 
 
+class Unquantized(nn.Module):
+    """Full precision: the weights as they are."""
+
+    def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
+        """(C_out, C_in, k, k) -> same; nothing needs a surrogate."""
+        return weight
+
+
 class PrunedWeights(nn.Module):
     """Full precision with ``kept`` of 8 weights, or of 8 input channels, the others zero.
 
@@ -80,8 +88,8 @@ class PrunedWeights(nn.Module):
             prune.LnStructured(gone, n=1, dim=1) if channels else prune.L1Unstructured(gone)
         )
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """(C_out, C_in, k, k) -> same shape."""
+    def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
+        """(C_out, C_in, k, k) -> same shape; nothing needs a surrogate."""
         whole = torch.ones_like(weight)
         mask: Tensor = self.pruning.compute_mask(weight.detach(), whole)  # type: ignore[no-untyped-call]
         return weight * mask
@@ -95,9 +103,9 @@ class FixedPointWeights(nn.Module):
         self.bits = bits
         self.clip = nn.Parameter(torch.tensor(clip_for_normal(bits, signed=True) * spread))
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
         """(C_out, C_in, k, k) -> same shape."""
-        return fixed_point(weight, -self.clip, self.clip, self.bits, Surrogate.STE)
+        return fixed_point(weight, -self.clip, self.clip, self.bits, surrogate)
 
 
 class FixedPointActivations(nn.Module):
@@ -119,11 +127,11 @@ class ScaledSigns(nn.Module):
     W is centred over input channels first, as in the code of its authors.
     """
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
         """(C_out, C_in, k, k) -> same shape."""
         centred = weight - weight.mean(dim=1, keepdim=True)
         scale = centred.abs().mean(dim=(1, 2, 3), keepdim=True)
-        return scale * _signs(centred, unchanged(weight), Surrogate.STE)
+        return scale * _signs(centred, unchanged(weight), surrogate)
 
 
 class Signs(nn.Module):
@@ -178,10 +186,14 @@ class QuantizedConv2d(nn.Module):
         self.activations = activations
 
     def forward(
-        self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
+        self,
+        x: Tensor,
+        norm: nn.BatchNorm2d,
+        surrogate: Surrogate = Surrogate.STE,
+        weight_surrogate: Surrogate = Surrogate.STE,
     ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
-        merged = self.weights(self.weight)
+        merged = self.weights(self.weight, weight_surrogate)
         return _convolve(self.activations(x, norm, surrogate), merged, self.row)
 
 
@@ -190,7 +202,7 @@ def convolution(row: Row, family: Family, widths: Bases) -> QuantizedConv2d:
     spread, rectified = initial_spread(row), math.sqrt(2)  # half of what is rectified is cut off
     match family:
         case Family.FLOAT:
-            return QuantizedConv2d(row, nn.Identity(), Rectifier(), rectified)
+            return QuantizedConv2d(row, Unquantized(), Rectifier(), rectified)
         case Family.PACT:
             weights = FixedPointWeights(widths.weights, rectified * spread)
             activations = FixedPointActivations(widths.activations)
@@ -214,12 +226,16 @@ class FrozenConv2d(nn.Module):
         super().__init__()
         self.row = layer.row
         self.activations = layer.activations
-        self.register_buffer("merged", layer.weights(layer.weight).detach())
+        self.register_buffer("merged", layer.weights(layer.weight, Surrogate.STE).detach())
 
     def forward(
-        self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate = Surrogate.STE
+        self,
+        x: Tensor,
+        norm: nn.BatchNorm2d,
+        surrogate: Surrogate = Surrogate.STE,
+        weight_surrogate: Surrogate = Surrogate.STE,
     ) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
+        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride); its weights have no gradient."""
         return _convolve(self.activations(x, norm, surrogate), self.merged, self.row)
 
 
@@ -244,9 +260,14 @@ class ElasticMultiBitConv2d(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, norm: nn.BatchNorm2d, bases: Bases, surrogate: Surrogate = Surrogate.STE
+        self,
+        x: Tensor,
+        norm: nn.BatchNorm2d,
+        bases: Bases,
+        surrogate: Surrogate = Surrogate.STE,
+        weight_surrogate: Surrogate = Surrogate.STE,
     ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
-        merged = self.weights[str(bases.weights)](self.weight)
+        merged = self.weights[str(bases.weights)](self.weight, weight_surrogate)
         quantized = self.activations[str(bases.activations)](x, norm, surrogate)
         return _convolve(quantized, merged, self.row)

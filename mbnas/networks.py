@@ -109,10 +109,23 @@ def _subsample_and_pad(x: Tensor, row: Row) -> Tensor:
 class Network(Skeleton):
     """A network with fixed bases: ``network(x)``, or ``network(x, surrogate)`` under attack."""
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> logits (B, classes)."""
+    def forward(
+        self,
+        x: Tensor,
+        surrogate: Surrogate = Surrogate.STE,
+        weight_surrogate: Surrogate = Surrogate.STE,
+    ) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> logits (B, classes).
+
+        Args:
+            surrogate, weight_surrogate: the derivative of sign that a backward pass sees in the
+                quantizers of activations and of latent weights.
+        """
         return self.propagate(
-            x, lambda row, z: self.convolutions[row.name](z, self.norms[row.name], surrogate)
+            x,
+            lambda row, z: self.convolutions[row.name](
+                z, self.norms[row.name], surrogate, weight_surrogate
+            ),
         )
 
 

@@ -49,7 +49,7 @@ def network_objective(
                 rng,
             )
         with autocast(recipe, x.device):
-            logits = network(x)
+            logits = network(x, weight_surrogate=recipe.weight_surrogate)
         loss = F.cross_entropy(logits, truth)
         torch.autograd.backward(loss)
         return loss.detach()
@@ -78,7 +78,7 @@ def supernet_objective(
                 rng,
             )
         with autocast(recipe, x.device):
-            logits: Tensor = supernet(x, assignment)
+            logits: Tensor = supernet(x, assignment, weight_surrogate=recipe.weight_surrogate)
         return logits
 
     def objective(epoch: int) -> Accumulate:

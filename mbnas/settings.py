@@ -189,6 +189,8 @@ class Recipe(_Frozen):
     Attributes:
         learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
         training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
+        weight_surrogate: derivative of sign that latent weights learn through. The window of the
+            paper (Eq. 3) leaves those far from every threshold without a gradient (README).
         step: of the single-step perturbation; by default 1.25 eps for FastAT and eps for N-FGSM.
         precision: of the convolutions in training steps; attacks and quantizers keep float32.
             ``auto`` is bfloat16, where the processor has it, in natural training and float32 in
@@ -203,6 +205,7 @@ class Recipe(_Frozen):
     warmup: float = Field(default=0.2, ge=0, lt=1)
     gradient_clip: PositiveFloat = 1.0
     training: Training = Training.NATURAL
+    weight_surrogate: Surrogate = Surrogate.STE
     step: Distance | None = None
     precision: Precision = Precision.AUTO
     guard_images: PositiveInt = 256

@@ -26,15 +26,22 @@ class Supernet(Skeleton):
         self.space = space
 
     def forward(
-        self, x: Tensor, assignment: Assignment, surrogate: Surrogate = Surrogate.STE
+        self,
+        x: Tensor,
+        assignment: Assignment,
+        surrogate: Surrogate = Surrogate.STE,
+        weight_surrogate: Surrogate = Surrogate.STE,
     ) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> logits (B, classes) of one sub-network."""
+        """Images (B, C, H, W) in [0, 1] -> logits (B, classes) of one sub-network.
+
+        The other arguments are those of :meth:`mbnas.networks.Network.forward`.
+        """
         names = (row.name for row in self.backbone.searchable)
         bases = dict(zip(names, assignment, strict=True))
         return self.propagate(
             x,
             lambda row, z: self.convolutions[row.name](
-                z, self.norms[row.name], bases[row.name], surrogate
+                z, self.norms[row.name], bases[row.name], surrogate, weight_surrogate
             ),
         )
 

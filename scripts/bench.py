@@ -52,13 +52,14 @@ class ExpandedConv2d(torch.nn.Module):
         x: Tensor,
         norm: torch.nn.BatchNorm2d,
         surrogate: mbnas.Surrogate = mbnas.Surrogate.STE,
+        weight_surrogate: mbnas.Surrogate = mbnas.Surrogate.STE,
     ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         u, alpha = self.weights.u, self.weights.alpha.squeeze(-1)
         v, beta = self.activations.v, self.activations.beta
         z, W, one, zero = norm(x), self.weight, torch.ones(1), torch.zeros(())
         standard, identity = of_weight(W), Standard(zero, 1 + zero, 1 + zero, zero, None)
-        B = [staircase(W, u[m : m + 1], one, mbnas.Surrogate.STE, standard) for m in range(len(u))]
+        B = [staircase(W, u[m : m + 1], one, weight_surrogate, standard) for m in range(len(u))]
         A = [staircase(z, v[n : n + 1], one, surrogate, identity) for n in range(len(v))]
         stride, padding = self.row.stride, self.row.kernel // 2
         return sum(

@@ -36,6 +36,8 @@ LOOKS = (
     ("input", Surrogate.TANH),
     ("input", Surrogate.POLYNOMIAL),
     ("weights", Surrogate.STE),
+    ("weights", Surrogate.TANH),
+    ("weights", Surrogate.POLYNOMIAL),
 )
 SERIES = {
     "float": lambda _: (Family.FLOAT, Bases(8, 8)),
@@ -58,7 +60,7 @@ def error(layer: QuantizedConv2d, along: str, h: float, surrogate: Surrogate, tr
         def f(z: Tensor, x: Tensor = x) -> Tensor:
             image, weight = (z, latent) if along == "input" else (x, z)
             quantized = layer.activations(image, norm, surrogate)
-            return nn.functional.conv2d(quantized, layer.weights(weight), padding=1)
+            return nn.functional.conv2d(quantized, layer.weights(weight, surrogate), padding=1)
 
         d = scale * torch.randn_like(start)
         z = start.clone().requires_grad_()

@@ -31,11 +31,10 @@ from mbnas.backbones import Row
 from mbnas.data import Data
 from mbnas.files import write_json
 from mbnas.images import Images
-from mbnas.layers import QuantizedConv2d
+from mbnas.layers import QuantizedConv2d, Unquantized
 from mbnas.networks import Network, _subsample_and_pad
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
-from mbnas.prelu import PReLU
 from mbnas.randomness import derive
 from mbnas.settings import Precision, Settings, Surrogate, Training
 
@@ -50,6 +49,7 @@ class Variant:
         recipe: values of :class:`mbnas.settings.Recipe`.
         surrogate: derivative of sign that activations are trained through.
         altered: inside, code of mbnas behaves otherwise.
+        prelu: behind every convolution (Bulat & Tzimiropoulos 2019; Liu et al. 2020).
         rebuild: changes a fresh network.
         distilled: learns a float network's logits instead of labels.
         staged: the first half of the epochs trains with full-precision weights.
@@ -58,6 +58,7 @@ class Variant:
     recipe: Mapping[str, object] = field(default_factory=dict)
     surrogate: Surrogate = Surrogate.STE
     altered: Callable[[], AbstractContextManager[object]] = nullcontext
+    prelu: bool = False
     rebuild: Callable[[Network], object] = id
     distilled: bool = False
     staged: bool = False
@@ -74,25 +75,6 @@ def scales_of_layers(network: Network) -> None:
     """One alpha per base instead of one per base and output channel."""
     for _, layer in convolutions(network):
         layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
-
-
-class Bent(nn.Module):
-    """A convolution with a PReLU behind it (Bulat & Tzimiropoulos 2019; Liu et al. 2020)."""
-
-    def __init__(self, layer: QuantizedConv2d) -> None:
-        super().__init__()
-        self.layer, self.bend = layer, PReLU(layer.row.out_channels)
-
-    def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
-        bent: Tensor = self.bend(self.layer(x, norm, surrogate))
-        return bent
-
-
-def bent(network: Network) -> None:
-    """A learned slope for what is negative behind every convolution."""
-    for name, layer in convolutions(network):
-        network.convolutions[name] = Bent(layer)
 
 
 def cosine(progress: float, peak: float, warmup: float) -> float:
@@ -147,16 +129,24 @@ VARIANTS = {
     "weight decay 1e-5": Variant(altered=with_weight_decay),
     "activations through polynomial": Variant(surrogate=Surrogate.POLYNOMIAL),
     "activations through tanh": Variant(surrogate=Surrogate.TANH),
+    **{
+        f"weights through {surrogate}": Variant({"weight_surrogate": surrogate})
+        for surrogate in Surrogate
+        if surrogate is not Surrogate.STE
+    },
     "latent weights not standardised": Variant(altered=with_latent_weights_as_they_are),
     "scales per layer": Variant(rebuild=scales_of_layers),
     "shortcuts around two convolutions": Variant(altered=with_shortcuts_around_blocks),
-    "PReLU behind convolutions": Variant(rebuild=bent),
+    "PReLU behind convolutions": Variant(prelu=True),
     "two stages": Variant(staged=True),
     "distilled from float": Variant(distilled=True),
     "bfloat16": Variant({"precision": Precision.BFLOAT16}),
     "learning rate 0.02, distilled": Variant({"learning_rate": 0.02}, distilled=True),
     "learning rate 0.02, distilled, PReLU": Variant(
-        {"learning_rate": 0.02}, distilled=True, rebuild=bent
+        {"learning_rate": 0.02}, distilled=True, prelu=True
+    ),
+    "learning rate 0.02, distilled, PReLU, weights through tanh": Variant(
+        {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH}, distilled=True, prelu=True
     ),
 }
 
@@ -175,7 +165,7 @@ def learn(
 
     def accumulate(x: Tensor, y: Tensor, _: torch.Generator) -> Tensor:
         with autocast(recipe, x.device):
-            logits = network(x, variant.surrogate)
+            logits = network(x, variant.surrogate, recipe.weight_surrogate)
         loss = F.cross_entropy(logits, teach(x) if teach else y)
         torch.autograd.backward(loss)
         return loss.detach()
@@ -221,7 +211,8 @@ def trained(
     teacher = target.parent / f"float-{format_}-seed{seed}.pt"
     teach = taught_by_float(settings, data, purpose, teacher) if variant.distilled else None
     recipe = settings.retraining.model_copy(update=variant.recipe)
-    settings = settings.model_copy(update={"retraining": recipe})
+    backbone = settings.backbone.model_copy(update={"prelu": variant.prelu})
+    settings = settings.model_copy(update={"retraining": recipe, "backbone": backbone})
     network = study.fresh(settings, data, format_, purpose)
     variant.rebuild(network)
     with variant.altered():
@@ -229,7 +220,7 @@ def trained(
             half = recipe.epochs // 2
             quantizers = {name: layer.weights for name, layer in convolutions(network)}
             for _, layer in convolutions(network):
-                layer.weights = nn.Identity()
+                layer.weights = Unquantized()
             learn(network, variant, shortened(settings, half), data, None, purpose, target)
             for name, layer in convolutions(network):
                 layer.weights = quantizers[name]

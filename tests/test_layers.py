@@ -1,6 +1,7 @@
 """The merged convolution against Eq. 2-3 of Frickenstein et al. 2023 written out term by term."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ CASES = pytest.mark.parametrize(
     ids=str,
 )
 SURROGATES = pytest.mark.parametrize("surrogate", list(Surrogate))
+WEIGHT_SURROGATES = pytest.mark.parametrize("weight_surrogate", list(Surrogate))
 
 # Functions that have the surrogate as their derivative.
 PRIMITIVES: dict[Surrogate, Callable[[Tensor], Tensor]] = {
@@ -76,7 +78,11 @@ def signed(a: Tensor, surrogate: Surrogate) -> Tensor:
 
 
 def expanded(
-    layer: QuantizedConv2d, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate
+    layer: QuantizedConv2d,
+    x: Tensor,
+    norm: nn.BatchNorm2d,
+    surrogate: Surrogate,
+    weight_surrogate: Surrogate = Surrogate.STE,
 ) -> Tensor:
     """sum_m sum_n alpha_m beta_n conv(B_m, A_n), one convolution a term (Eq. 2)."""
     x = norm(x)
@@ -89,7 +95,7 @@ def expanded(
         * beta[n]
         * F.conv2d(
             signed(x + v[n], surrogate),
-            signed(W + u[m], Surrogate.STE),
+            signed(W + u[m], weight_surrogate),
             stride=stride,
             padding=padding,
         )
@@ -113,9 +119,10 @@ def test_merged_convolution_equals_the_expanded_sum(
 
 @CASES
 @SURROGATES
+@WEIGHT_SURROGATES
 @pytest.mark.parametrize("training", [False, True], ids=["frozen norm", "norm of the batch"])
 def test_all_gradients_equal_those_of_the_expanded_sum(
-    bases: Bases, stride: int, surrogate: Surrogate, training: bool
+    bases: Bases, stride: int, surrogate: Surrogate, weight_surrogate: Surrogate, training: bool
 ) -> None:
     torch.manual_seed(1)
     layer = scrambled(convolution(row(stride), Family.MBN, bases))
@@ -125,8 +132,10 @@ def test_all_gradients_equal_those_of_the_expanded_sum(
     inputs |= {"gain": norm.weight, "offset": norm.bias}
     upstream = torch.randn(2, 4, 6 // stride, 6 // stride, dtype=torch.float64)
     merged, oracle = (
-        torch.autograd.grad(output, list(inputs.values()), upstream)
-        for output in (layer(x, norm, surrogate), expanded(layer, x, norm, surrogate))
+        torch.autograd.grad(
+            f(x, norm, surrogate, weight_surrogate), list(inputs.values()), upstream
+        )
+        for f in (layer, partial(expanded, layer))
     )
     assert set(inputs) == {
         "x",
@@ -160,7 +169,7 @@ def test_zero_padding_adds_nothing(bases: Bases, stride: int) -> None:
     """Of an image of one pixel only the centre tap of the kernel sees anything."""
     torch.manual_seed(2)
     layer, x = scrambled(convolution(row(stride), Family.MBN, bases)), quarters(5, 3, 1, 1)
-    centre = layer.weights(layer.weight)[:, :, 1, 1]
+    centre = layer.weights(layer.weight, Surrogate.STE)[:, :, 1, 1]
     norm = neutral().double()
     expected = layer.activations(x, norm, Surrogate.STE)[:, :, 0, 0] @ centre.T
     torch.testing.assert_close(layer(x, norm)[:, :, 0, 0], expected)

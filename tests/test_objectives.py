@@ -89,10 +89,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
             self: nn.Module,
             x: Tensor,
             *others: object,
+            weight_surrogate: Surrogate = Surrogate.STE,
             original: Callable[..., Tensor] = kind.forward,
         ) -> Tensor:
             seen.append((x.detach(), others))
-            return original(self, x, *others)
+            return original(self, x, *others, weight_surrogate=weight_surrogate)
 
         monkeypatch.setattr(kind, "forward", forward)
     return seen
@@ -182,6 +183,24 @@ def test_small_sub_networks_learn_the_logits_of_the_largest() -> None:
     assert gradients(one).keys() == gradients(other).keys()
     for name, gradient in gradients(one).items():
         torch.testing.assert_close(gradient, gradients(other)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("surrogate", list(Surrogate))
+def test_latent_weights_learn_through_the_surrogate_of_the_recipe(surrogate: Surrogate) -> None:
+    recipe = NATURAL.model_copy(update={"weight_surrogate": surrogate, "sampled": 0})
+    one, other = network(), network()
+    network_objective(one, THREAT, recipe)(1)(X, Y, generator(0))
+    torch.autograd.backward(F.cross_entropy(other(X, weight_surrogate=surrogate), Y))
+    for name, gradient in gradients(one).items():
+        assert torch.equal(gradient, gradients(other)[name])
+    whole, twin = supernet(), supernet()
+    supernet_objective(whole, THREAT, recipe, SEED)(1)(X, Y, generator(0))
+    largest = twin(X, SPACE.largest, weight_surrogate=surrogate)
+    smallest = twin(X, SPACE.smallest, weight_surrogate=surrogate)
+    teacher = largest.detach().softmax(1)
+    torch.autograd.backward(F.cross_entropy(largest, Y) + F.cross_entropy(smallest, teacher))
+    for name, gradient in gradients(whole).items():
+        torch.testing.assert_close(gradient, gradients(twin)[name], rtol=1e-4, atol=1e-5)
 
 
 def private(assignments: Iterable[Assignment]) -> set[str]:
