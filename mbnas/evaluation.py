@@ -16,7 +16,7 @@ from mbnas.errors import SettingsError
 from mbnas.images import Batch, Images
 from mbnas.losses import Loss, cross_entropy, margin, rescaled_cross_entropy
 from mbnas.networks import Network
-from mbnas.settings import Objective, Surrogate, Threat
+from mbnas.settings import Robustness, Surrogate, Threat
 
 BATCH = 128
 NOT_FINITE = (
@@ -105,9 +105,9 @@ def guard_stages(threat: Threat, steps: int) -> tuple[Stage, ...]:
     return tuple(Stage(cross_entropy, surrogate, steps) for surrogate in surrogates)
 
 
-def scoring_stages(objective: Objective, threat: Threat) -> tuple[Stage, ...]:
+def scoring_stages(objective: Robustness, threat: Threat) -> tuple[Stage, ...]:
     """What candidates of a search withstand; no objective takes more passes than PGD."""
-    if objective is Objective.PGD:
+    if objective is Robustness.PGD:
         return plain_stages(threat)
     half = threat.steps // 2
     return (

@@ -18,10 +18,16 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     device is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks and
     measurements do altogether: what is compared with a threshold is never rounded first.
     """
-    low = recipe.computes_in is Precision.BFLOAT16 and has_bfloat16(device)
+    low = computed_in(recipe, device) is Precision.BFLOAT16
     if recipe.precision is Precision.BFLOAT16 and not low:
         _say_float32()
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low)
+
+
+def computed_in(recipe: Recipe, device: torch.device) -> Precision:
+    """What the recipe comes to on a device."""
+    low = recipe.computes_in is Precision.BFLOAT16 and has_bfloat16(device)
+    return Precision.BFLOAT16 if low else Precision.FLOAT32
 
 
 @cache

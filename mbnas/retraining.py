@@ -19,6 +19,7 @@ from mbnas.formats import Family, Format
 from mbnas.images import Images
 from mbnas.networks import Network, Source, build_network, freeze
 from mbnas.objectives import network_objective
+from mbnas.precision import computed_in
 from mbnas.randomness import derive, generator, seeded
 from mbnas.sameness import identity, require_same
 from mbnas.settings import Settings
@@ -108,6 +109,7 @@ def retrain(
         metrics = {
             **described(settings, format_),
             "start": start,
+            "precision": computed_in(recipe, device),
             "test": asdict(final_scores(freeze(network), data.test, settings, settings.seed)),
             "training": [asdict(epoch) for epoch in history],
         }

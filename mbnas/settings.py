@@ -60,7 +60,7 @@ class Surrogate(StrEnum):
     TANH = "tanh"
 
 
-class Objective(StrEnum):
+class Robustness(StrEnum):
     """What the robust accuracy of a candidate is; see :mod:`mbnas.evaluation`."""
 
     PGD = "pgd"
@@ -248,7 +248,7 @@ class SearchSettings(_Frozen):
     budget: PositiveFloat | None = None
     evaluations: PositiveInt
     population: int = Field(default=16, ge=4)
-    objective: Objective = Objective.PGD
+    objective: Robustness = Robustness.PGD
     images: PositiveInt
     recalibration_images: PositiveInt = 512
 

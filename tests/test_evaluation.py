@@ -30,7 +30,7 @@ from mbnas.final import final_scores, reported
 from mbnas.images import Images
 from mbnas.networks import Network, freeze, multibit
 from mbnas.randomness import generator
-from mbnas.settings import Objective, Settings, Surrogate, Threat
+from mbnas.settings import Robustness, Settings, Surrogate, Threat
 
 Model = Callable[..., Tensor]
 TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
@@ -198,7 +198,7 @@ def test_the_worst_case_takes_no_more_passes_than_pgd_and_shares_nothing_between
     surrogate: Surrogate, steps: int
 ) -> None:
     threat = Threat(eps=0.4, step=0.05, steps=steps, surrogate=surrogate)
-    ((plain,), (first, second)) = (scoring_stages(each, threat) for each in Objective)
+    ((plain,), (first, second)) = (scoring_stages(each, threat) for each in Robustness)
     assert plain == Stage(losses.cross_entropy, surrogate, steps)
     assert first.steps + second.steps <= steps
     assert first.loss is not second.loss
@@ -209,7 +209,7 @@ def test_the_worst_case_sees_through_what_one_surrogate_hides() -> None:
     images, rng = grey([128] * 6, [0] * 6), generator(0)
     hidden = Threat(eps=0.4, step=0.1, steps=20, surrogate=Surrogate.POLYNOMIAL)
     plain, worst = (
-        measure(masked, images, hidden, rng, scoring_stages(each, hidden)) for each in Objective
+        measure(masked, images, hidden, rng, scoring_stages(each, hidden)) for each in Robustness
     )
     assert plain.robust > worst.robust == 0
     assert plain.natural == worst.natural == 1

@@ -16,7 +16,7 @@ from mbnas.search.engines import engine
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem
 from mbnas.search.session import Session
-from mbnas.settings import Objective
+from mbnas.settings import Robustness
 from mbnas.supernet import Supernet
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def problem() -> Problem:
         calibration=data.train.first(32).dense(),
         validation=data.validation.first(20).dense(),
         threat=settings.threat,
-        objective=Objective.PGD,
+        objective=Robustness.PGD,
         seed=0,
     )
 

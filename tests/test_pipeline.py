@@ -26,7 +26,7 @@ from mbnas.report import COLUMNS
 from mbnas.runs import RunFolder
 from mbnas.search.executors import Executor
 from mbnas.search.problem import Problem, Trial
-from mbnas.settings import DataSettings, Effort, Objective, Surrogate
+from mbnas.settings import DataSettings, Effort, Robustness, Surrogate
 
 BUDGET = 110_000  # 2x2 everywhere is beyond it
 SETTINGS = tiny(f"search.budget={BUDGET}")
@@ -139,7 +139,7 @@ def test_a_score_can_be_computed_again_from_what_is_on_disk(outcome: Outcome) ->
         calibration=data.train.first(SETTINGS.search.recalibration_images),
         validation=data.validation.first(SETTINGS.search.images),
         threat=SETTINGS.threat,
-        objective=Objective.PGD,
+        objective=Robustness.PGD,
         seed=SETTINGS.seed,
     )
     for trial in outcome.trials[::4]:

@@ -5,13 +5,14 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbnas import backbones, precision
 from mbnas.assignment import Assignment
 from mbnas.layers import ActivationQuantizer, WeightQuantizer
 from mbnas.networks import multibit
-from mbnas.settings import Precision, Recipe
+from mbnas.settings import Precision, Recipe, Training
 
 CPU = torch.device("cpu")
 TABLE = backbones.build("resnet8", width=4, image=(3, 16, 16), classes=5)
@@ -72,3 +73,16 @@ def test_other_processors_train_in_float32_and_say_so_once(
     assert [record.message for record in caplog.records] == [
         "this processor does not multiply bfloat16: training in float32"
     ]
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("native", [True, False], indirect=True)
+@pytest.mark.parametrize("asked", list(Precision))
+@pytest.mark.parametrize("training", [Training.NATURAL, Training.FASTAT])
+def test_what_is_reported_is_what_convolutions_compute_in(
+    asked: Precision, training: Training
+) -> None:
+    recipe = Recipe(epochs=1, precision=asked, training=training)
+    with precision.autocast(recipe, CPU):
+        computed = F.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype
+    assert f"torch.{precision.computed_in(recipe, CPU)}" == str(computed)

@@ -17,6 +17,7 @@ from mbnas.files import read_json
 from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.networks import Network, freeze
+from mbnas.precision import computed_in
 from mbnas.retraining import retrain
 from mbnas.supernet import Supernet, extract
 from mbnas.training import Epoch
@@ -106,6 +107,7 @@ def test_the_folder_holds_the_network_that_was_measured(tmp_path: Path, start: R
     assert metrics["format"] == f"mbn{MIXED}"
     assert metrics["bops"] == bops(TABLE, MIXED)
     assert metrics["start"] == start.__name__.removeprefix("from_")
+    assert metrics["precision"] == computed_in(SETTINGS.retraining, CPU)
     assert [epoch["number"] for epoch in metrics["training"]] == [1, 2, 3]
 
 

@@ -15,7 +15,7 @@ from mbnas.evaluation import measure, recalibrate, scoring_stages
 from mbnas.images import Images
 from mbnas.networks import Network, Source, freeze
 from mbnas.randomness import generator
-from mbnas.settings import Objective, Settings, Threat
+from mbnas.settings import Robustness, Settings, Threat
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Problem:
     calibration: Images
     validation: Images
     threat: Threat
-    objective: Objective
+    objective: Robustness
     seed: int
 
     @classmethod
