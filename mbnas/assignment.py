@@ -74,7 +74,7 @@ class Assignment:
 
 
 def _parse_bases(part: str, text: str) -> Bases:
-    match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
+    match = re.fullmatch(r"\s*([0-9]+)x([0-9]+)\s*", part)
     if match is None:
         raise SettingsError(
             f"assignment {text!r}: {part!r} is not of the form MxN; write 3x1 or 3x1,1x1,..."
@@ -82,7 +82,7 @@ def _parse_bases(part: str, text: str) -> Bases:
     bases = Bases(int(match[1]), int(match[2]))
     if not all(1 <= count <= MAX_BASES for count in bases):
         raise SettingsError(
-            f"assignment {text!r}: {bases} is out of range; M and N go from 1 to {MAX_BASES}"
+            f"assignment {text!r}: {bases} is out of range; both numbers go from 1 to {MAX_BASES}"
         )
     return bases
 

@@ -64,9 +64,12 @@ class Format:
                 "activations), xnor, mbnMxN or mbnMxN,MxN,... layer by layer, wpruneK and cpruneK "
                 "(K of 8 weights or channels kept)"
             )
-        if widths.isdigit() and family != Family.MBN:
+        if re.fullmatch("[0-9]+", widths) and family != Family.MBN:
             widths = f"{widths}x{widths if family == Family.PACT else 8}"
-        found = cls(Family(family), Assignment.parse(widths, layers))
+        try:
+            found = cls(Family(family), Assignment.parse(widths, layers))
+        except SettingsError as mistake:
+            raise SettingsError(f"format {text!r}: {mistake}") from None
         if found.family in PRUNED and any(each.activations != 8 for each in found.widths):
             raise SettingsError(
                 f"format {text!r}: activations of pruned layers have 8 bits; "

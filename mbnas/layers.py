@@ -77,21 +77,23 @@ class Unquantized(nn.Module):
 class PrunedWeights(nn.Module):
     """Full precision with ``kept`` of 8 weights, or of 8 input channels, the others zero.
 
-    Those of least magnitude, or channels of least L1 norm, go (Han et al. 2015; Li et al. 2017);
-    only what is kept gets a gradient.
+    Those of least magnitude, or channels of least L1 norm, go (Han et al. 2015; Li et al. 2017),
+    but never the last one; only what is kept gets a gradient.
     """
 
     def __init__(self, kept: int, *, channels: bool) -> None:
         super().__init__()
-        gone = 1 - kept / 8
-        self.pruning = (
-            prune.LnStructured(gone, n=1, dim=1) if channels else prune.L1Unstructured(gone)
-        )
+        self.kept, self.channels = kept, channels
 
     def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
         """(C_out, C_in, k, k) -> same shape; nothing needs a surrogate."""
         whole = torch.ones_like(weight)
-        mask: Tensor = self.pruning.compute_mask(weight.detach(), whole)  # type: ignore[no-untyped-call]
+        count = weight.shape[1] if self.channels else weight.numel()
+        gone = count - max(1, round(count * self.kept / 8))
+        pruning = (
+            prune.LnStructured(gone, n=1, dim=1) if self.channels else prune.L1Unstructured(gone)
+        )
+        mask: Tensor = pruning.compute_mask(weight.detach(), whole)  # type: ignore[no-untyped-call]
         return weight * mask
 
 

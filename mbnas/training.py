@@ -164,8 +164,8 @@ def _tell_best(title: str, history: Sequence[Epoch], recipe: Recipe) -> None:
     best, last = _best(history, recipe), history[-1]
     if _collapsed(history, recipe):
         log.warning(
-            "%s collapsed under attack and was stopped after epoch %d of %d; a smooth "
-            "threat.surrogate, training n-fgsm or a lower learning_rate may help",
+            "%s collapsed under attack and was stopped after epoch %d of %d; "
+            "threat.surrogate polynomial, training n-fgsm or a lower learning_rate may help",
             *(title, last.number, recipe.epochs),
         )
     if best is not last:

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from mbnas.environment import environment
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
-from mbnas.normalisation import Standard, of_weight
+from mbnas.normalisation import of_weight, unchanged
 from mbnas.quantizers import staircase
 
 RESULTS = Path(__file__).parent / "results"
@@ -57,8 +57,8 @@ class ExpandedConv2d(torch.nn.Module):
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         u, alpha = self.weights.u, self.weights.alpha.squeeze(-1)
         v, beta = self.activations.v, self.activations.beta
-        z, W, one, zero = norm(x), self.weight, torch.ones(1), torch.zeros(())
-        standard, identity = of_weight(W), Standard(zero, 1 + zero, 1 + zero, zero, None)
+        z, W, one = norm(x), self.weight, torch.ones(1)
+        standard, identity = of_weight(W), unchanged(z)
         B = [staircase(W, u[m : m + 1], one, weight_surrogate, standard) for m in range(len(u))]
         A = [staircase(z, v[n : n + 1], one, surrogate, identity) for n in range(len(v))]
         stride, padding = self.row.stride, self.row.kernel // 2

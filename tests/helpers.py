@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mbnas import config
 from mbnas.assignment import Assignment
@@ -93,6 +93,11 @@ def scrambled(build: Callable[[], Module], seed: int = 0) -> Module:
                 norm.running_mean.normal_()
                 norm.running_var.uniform_(0.5, 2)
     return module
+
+
+def quarters(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+    """Random multiples of 1/4, which often meet a threshold or the edge of the window exactly."""
+    return torch.randint(-8, 9, shape, generator=generator).double() / 4
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -206,7 +206,10 @@ def test_a_network_of_another_format_is_trained_measured_and_audited(
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
-        (("--format", "mbn9x1"), "9x1 is out of range; M and N go from 1 to 8"),
+        (
+            ("--format", "mbn9x1"),
+            "format 'mbn9x1': assignment '9x1': 9x1 is out of range",
+        ),
         (("--format", "bnn"), "unknown format 'bnn'; known: float, pactK"),
         (("--format", "float", "--backbone", "resnet21"), "unknown backbone 'resnet21'; did you"),
         (("--format", "float", "--training", "madry"), "'madry' is not one of 'natural', 'fastat'"),

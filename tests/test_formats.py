@@ -57,7 +57,7 @@ def test_an_unknown_format_names_the_known_ones(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["pact0", "mbn9x1", "mbn0x3", "pact16", "wprune0"])
 def test_widths_out_of_range_are_refused_with_the_range(text: str) -> None:
-    with pytest.raises(SettingsError, match="from 1 to 8"):
+    with pytest.raises(SettingsError, match=f"format '{text}': .* from 1 to 8"):
         Format.parse(text, 3)
 
 

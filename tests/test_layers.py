@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import quarters
 from torch import Tensor, nn
 
 from mbnas.assignment import Bases, Space
@@ -53,11 +54,6 @@ def row(stride: int = 1) -> Row:
 def neutral(channels: int = 3) -> nn.BatchNorm2d:
     """Batch-norm that changes nothing."""
     return nn.BatchNorm2d(channels, eps=0).eval()
-
-
-def quarters(*shape: int) -> Tensor:
-    """Random multiples of 1/4, which often meet a threshold or the edge of the window exactly."""
-    return torch.randint(-8, 9, shape).double() / 4
 
 
 def scrambled(layer: nn.Module) -> nn.Module:
@@ -150,6 +146,88 @@ def test_all_gradients_equal_those_of_the_expanded_sum(
     for name, gradient, expected in zip(inputs, merged, oracle, strict=True):
         assert expected.any(), name
         torch.testing.assert_close(gradient, expected, msg=lambda text, of=name: f"{of}: {text}")
+
+
+def straight_through(value: Tensor, *slopes: Tensor) -> Tensor:
+    """The value, with the gradients of the slopes."""
+    return value.detach() + sum((each - each.detach() for each in slopes), torch.zeros(()))
+
+
+def levels(x: Tensor, low: Tensor, high: Tensor, bits: int, surrogate: Surrogate) -> Tensor:
+    """The nearest of 2^bits even levels, dq/dx = s, dq/dhigh = 1[x >= high], dq/dlow = 1[x < low].
+
+    Choi et al. 2018, Eq. 1-3; s as in fixed_point.py.
+    """
+    start, end = low.detach(), high.detach()
+    even = torch.stack([start + (end - start) * k / (2**bits - 1) for k in range(2**bits)])
+    nearest = even[(x.detach().unsqueeze(-1) - even).abs().argmin(dim=-1)]
+    primitive = PRIMITIVES[surrogate]
+    if surrogate is Surrogate.POLYNOMIAL:  # one hat for each threshold, a step wide to either side
+        step = (end - start) / (2**bits - 1)
+        hats = [primitive((x - start) / step - j + 0.5) / 2 for j in range(1, 2**bits)]
+        inner = step * torch.stack(hats).sum(dim=0)
+    else:
+        inner = primitive(2 * (x - start) / (end - start) - 1) * (end - start) / 2
+    outer = torch.where(x >= end, high, torch.where(x < start, low, torch.zeros_like(x)))
+    return straight_through(nearest, inner, outer)
+
+
+def pact(
+    layer: QuantizedConv2d, x: Tensor, norm: nn.BatchNorm2d, one: Surrogate, other: Surrogate
+) -> Tensor:
+    """Activations in [0, clip] and weights in [-clip, clip] (paper, Eq. 4-5)."""
+    clip, top = layer.weights.clip, layer.activations.clip
+    A = levels(norm(x), x.new_zeros(()), top, layer.activations.bits, one)
+    W = levels(layer.weight, -clip, clip, layer.weights.bits, other)
+    return F.conv2d(A, W, stride=layer.row.stride, padding=1)
+
+
+def xnor(
+    layer: QuantizedConv2d, x: Tensor, norm: nn.BatchNorm2d, one: Surrogate, other: Surrogate
+) -> Tensor:
+    """sign(x) and mean|W| sign(W), W centred (Rastegari et al. 2016, Eq. 6)."""
+    centred = layer.weight - layer.weight.mean(dim=1, keepdim=True)
+    W = centred.abs().mean(dim=(1, 2, 3), keepdim=True) * signed(centred, other)
+    return F.conv2d(signed(norm(x), one), W, stride=layer.row.stride, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "bases", "by_hand"),
+    [
+        (Family.PACT, Bases(2, 4), pact),
+        (Family.PACT, Bases(1, 3), pact),
+        (Family.XNOR, Bases(1, 1), xnor),
+    ],
+    ids=["pact2x4", "pact1x3", "xnor"],
+)
+@SURROGATES
+@WEIGHT_SURROGATES
+@pytest.mark.parametrize("training", [False, True], ids=["frozen norm", "norm of the batch"])
+def test_layers_of_the_other_formats_have_the_gradients_of_their_formulas(
+    family: Family,
+    bases: Bases,
+    by_hand: Callable[..., Tensor],
+    surrogate: Surrogate,
+    weight_surrogate: Surrogate,
+    training: bool,
+) -> None:
+    torch.manual_seed(1)
+    layer = convolution(row(2), family, bases).double()
+    norm = nn.BatchNorm2d(3).double() if training else neutral().double()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64).requires_grad_()
+    with torch.no_grad():
+        layer.weight.mul_(3)  # some beyond the range and some beyond the window
+        norm.weight.fill_(2)
+    inputs = {"x": x, **dict(layer.named_parameters()), "gain": norm.weight, "offset": norm.bias}
+    upstream = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    outputs, gradients = [], []
+    for f in (layer, partial(by_hand, layer)):
+        outputs.append(f(x, norm, surrogate, weight_surrogate))
+        gradients.append(torch.autograd.grad(outputs[-1], list(inputs.values()), upstream))
+    torch.testing.assert_close(*outputs)
+    for name, found, expected in zip(inputs, *gradients, strict=True):
+        assert expected.any(), name
+        torch.testing.assert_close(found, expected, msg=lambda text, of=name: f"{of}: {text}")
 
 
 def test_the_default_surrogate_is_the_straight_through_estimator() -> None:

@@ -19,6 +19,7 @@ from mbnas.pipeline import train_network
 from mbnas.pruning import Dense, prune_network
 from mbnas.randomness import seeded
 from mbnas.search.executors import Executor
+from mbnas.settings import Surrogate
 
 ROW = Row("layer", "main", 1, 8, 4, kernel=3, stride=1, size=4)
 # With 16 channels, stem and classifier are a small part of the cost.
@@ -30,7 +31,7 @@ INPROCESS = Executor("inprocess", workers=1)
 def test_the_largest_weights_are_kept_and_only_they_get_a_gradient(kept: int) -> None:
     torch.manual_seed(kept)
     weight = torch.randn(4, 8, 3, 3, dtype=torch.float64, requires_grad=True)
-    pruned = PrunedWeights(kept, channels=False)(weight)
+    pruned = PrunedWeights(kept, channels=False)(weight, Surrogate.STE)
     (gradient,) = torch.autograd.grad(pruned.sum(), weight)
     alive = pruned != 0
     assert int(alive.sum()) == weight.numel() * kept // 8
@@ -42,12 +43,20 @@ def test_the_largest_weights_are_kept_and_only_they_get_a_gradient(kept: int) ->
 @pytest.mark.parametrize("kept", range(1, 9))
 def test_the_input_channels_of_greatest_norm_are_kept(kept: int) -> None:
     torch.manual_seed(kept)
-    weight = torch.randn(4, 8, 3, 3, dtype=torch.float64)
-    pruned = PrunedWeights(kept, channels=True)(weight)
+    weight = torch.randn(4, 8, 3, 3, dtype=torch.float64, requires_grad=True)
+    pruned = PrunedWeights(kept, channels=True)(weight, Surrogate.STE)
+    (gradient,) = torch.autograd.grad(pruned.sum(), weight)
     best = weight.abs().sum(dim=(0, 2, 3)).topk(kept).indices
-    expected = torch.zeros_like(weight)
-    expected[:, best] = weight[:, best]
-    assert torch.equal(pruned, expected)
+    mask = torch.zeros_like(weight)
+    mask[:, best] = 1
+    assert torch.equal(pruned, weight * mask)
+    assert torch.equal(gradient, mask)
+
+
+def test_one_channel_of_few_is_always_kept() -> None:
+    weight = torch.randn(2, 3, 3, 3)
+    pruned = PrunedWeights(1, channels=True)(weight, Surrogate.STE)
+    assert int(pruned.abs().sum(dim=(0, 2, 3)).count_nonzero()) == 1
 
 
 def test_a_candidate_shares_the_weights_and_the_cost_is_what_is_kept() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import unchanged
+from helpers import quarters, unchanged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,11 +30,6 @@ SURROGATES = pytest.mark.parametrize("surrogate", list(Surrogate))
 STAIRCASES = given(seed=st.integers(0, 2**32), steps=st.integers(1, 8), per_channel=st.booleans())
 SHAPE = (3, 2, 3, 3)
 RAW = unchanged()
-
-
-def quarters(*shape: int, generator: torch.Generator) -> Tensor:
-    """Random multiples of 1/4, which often meet a threshold or the edge of the window exactly."""
-    return torch.randint(-8, 9, shape, generator=generator).double() / 4
 
 
 def random_staircase(seed: int, steps: int, per_channel: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +57,7 @@ def test_sign_of_zero_is_plus_one() -> None:
 
 
 @SURROGATES
-def test_derivative_is_the_window_or_the_slope_of_tanh(surrogate: Surrogate) -> None:
+def test_a_surrogate_has_its_closed_form(surrogate: Surrogate) -> None:
     a = torch.linspace(-3, 3, 25, dtype=torch.float64)  # holds -1, 0 and 1 exactly
     torch.testing.assert_close(derivative(surrogate, a), SLOPES[surrogate](a))
 
