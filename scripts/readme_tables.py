@@ -214,11 +214,14 @@ def paper(result: Result) -> str:
     """Rows of the paper's tables, the published figures beside; mean and deviation over seeds."""
     measured = result["measured"]
     first, seeds = measured[0], sorted({each["seed"] for each in measured})
+    several = len(seeds) > 1
     described = (
-        f"`{result['command']}` ({machine(result)}). Seeds {', '.join(map(str, seeds))}; natural "
-        f"accuracy on {first['images']} test images, PGD through the straight-through estimator on "
-        f"the first {first['attacked']}, mean of {first['runs']} runs; the quick audit's worst "
-        f"case and its one run of PGD-20 on the first {first['audited']}."
+        f"`{result['command']}` ({machine(result)}). Seed{'s' * several} "
+        f"{', '.join(map(str, seeds))}; natural accuracy on {first['images']} test images, PGD "
+        f"through the straight-through estimator on the first {first['attacked']}, mean of "
+        f"{first['runs']} runs; the quick audit's worst case and its one run of PGD-20 on the "
+        f"first {first['audited']}; ± is the standard deviation over "
+        f"{'seeds' if several else 'runs'}. 1e8 BOPS; from `paper:` on, what the paper says."
     )
     parts = [described]
     for training in dict.fromkeys(each["training"] for each in measured):
@@ -229,19 +232,25 @@ def paper(result: Result) -> str:
             rows.append(
                 [
                     format_,
-                    f"{equal[0]['bops'] / 1e6:.1f}",
+                    f"{equal[0]['bops'] / 1e8:.3f}",
                     over_seeds([each["natural"] for each in equal]),
                     *(
                         over_seeds([each[attack]["mean"] for each in equal])
-                        for attack in ("pgd20 last", "pgd20 any", "pgd50 last")
+                        if several
+                        else spread(equal[0][attack])
+                        for attack in ("pgd20 last", "pgd20 any", "pgd50 last", "pgd50 any")
                     ),
                     over_seeds([each["audited pgd20 last"] for each in equal]),
                     over_seeds([each["worst case"]["accuracy"] for each in equal]),
-                    *(equal[0]["paper"][figure] or "–" for figure in ("top1", "pgd20")),
+                    *(
+                        equal[0]["paper"][figure] or "–"
+                        for figure in ("bops_1e8", "top1", "pgd20", "pgd50")
+                    ),
                 ]
             )
-        columns = ["MBOPS", "natural", "PGD-20 last", "PGD-20 any", "PGD-50 last"]
-        columns += ["audit: PGD-20 last", "audit: worst case", "paper: natural", "paper: PGD-20"]
+        columns = ["BOPS", "natural", "PGD-20 last", "any", "PGD-50 last", "any"]
+        columns += ["audit: PGD-20 last", "worst case"]
+        columns += ["paper: BOPS", "natural", "PGD-20", "PGD-50"]
         parts.append(table([training, *columns], rows))
     return "\n\n".join(parts)
 

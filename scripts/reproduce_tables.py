@@ -7,7 +7,7 @@ of changes). Natural training is attacked with eps 2/255 and steps of 0.5/255, F
 2/255, as in the paper: PGD-20 and PGD-50 through the straight-through estimator, five runs, counted
 by the last and by any iterate; then a quick audit. FastAT makes its perturbations through the
 surrogate of the space. Interrupted, it goes on where it stopped.
-``--workers`` rows run side by side through Ray.
+``--workers`` rows run side by side through Ray, each with its share of the cores and GPUs.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import csv
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -23,8 +24,9 @@ from typing import Any
 import bench
 
 import mbnas
+from mbnas.errors import MbnasError
 from mbnas.files import read_json, write_json
-from mbnas.formats import Family
+from mbnas.formats import Family, Format
 from mbnas.inspection import audit_file, audit_of
 from mbnas.pruning import prune_network
 
@@ -38,33 +40,40 @@ PUBLISHED = ("bops_1e8", "top1", "pgd20", "pgd50")
 Row = dict[str, Any]
 
 
-def measure(row: Row, arguments: argparse.Namespace) -> Row:
-    """One row, from its settings to its figures."""
-    training, format_, seed = row["training"], row["format"], row["seed"]
+def settings_of(row: Row, arguments: argparse.Namespace) -> mbnas.Settings:
+    """What a row is trained and measured by."""
     changes = (
         f"backbone.name={arguments.model}",
         f"data.name={arguments.dataset}",
         f"data.root={json.dumps(str(arguments.data))}",
-        f"seed={seed}",
-        f"retraining.training={training}",
-        *THREATS[training],
+        f"seed={row['seed']}",
+        f"retraining.training={row['training']}",
+        *THREATS[row["training"]],
         *arguments.set,
     )
-    settings = mbnas.load(arguments.space, changes)
-    begun = f"{arguments.model}-{training}"
-    folder = arguments.work / f"{begun}-{format_}-seed{seed}"
+    return mbnas.load(arguments.space, changes)
+
+
+def folder_of(row: Row, format_: str, arguments: argparse.Namespace) -> Path:
+    """Where a network of the row's training and seed is kept."""
+    return arguments.work / f"{arguments.model}-{row['training']}-{format_}-seed{row['seed']}"
+
+
+def measure(row: Row, arguments: argparse.Namespace) -> Row:
+    """One row, from its settings to its figures."""
+    settings, format_ = settings_of(row, arguments), row["format"]
+    folder, dense = (folder_of(row, each, arguments) for each in (format_, "float"))
     if format_ in PRUNED.values():
-        dense = arguments.work / f"{begun}-float-seed{seed}"
-        mbnas.train_network(settings, "float", dense)
         executor = mbnas.Executor("inprocess", workers=1)
         metrics = prune_network(settings, Family(format_), dense, folder, executor)
     else:
         metrics = mbnas.train_network(settings, format_, folder)
+    images = f"data.root={json.dumps(str(arguments.data))}"
     longer = folder / "pgd50.json"
     if not longer.exists():
-        write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50"]))
+        write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50", images]))
     if audit_of(folder, mbnas.Effort.QUICK, settings) is None:
-        mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK)
+        mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, [images])
     pgd20, pgd50 = (each["test"]["attacks"] for each in (metrics, read_json(longer)))
     audit = read_json(audit_file(folder, mbnas.Effort.QUICK))
     return {
@@ -83,6 +92,7 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         "audited": audit["images"],
         "verdict": audit["verdict"],
         "epochs": len(metrics["training"]),
+        "precision": metrics["precision"],
     }
 
 
@@ -114,16 +124,64 @@ def side_by_side(todo: list[Callable[[], Row]], workers: int) -> list[Row]:
 
     cores = max(1, (os.cpu_count() or 1) // workers)
     ray.init(include_dashboard=False, num_cpus=workers * cores, ignore_reinit_error=True)
-    run = ray.remote(num_cpus=cores)(lambda each: each())
+    gpus = ray.cluster_resources().get("GPU", 0) / workers
+    run = ray.remote(num_cpus=cores, num_gpus=gpus)(lambda each: each())
     return [ray.get(each) for each in [run.remote(each) for each in todo]]
+
+
+def show(rows: list[Row], title: str) -> None:
+    """The figures in percent, the published ones in brackets."""
+
+    def beside(value: str, published: str) -> str:
+        return f"{value} ({published})" if published else value
+
+    def mean(each: Row) -> str:
+        return f"{100 * each['mean']:.1f} ± {100 * each['std']:.1f}"
+
+    bench.show(
+        title,
+        ["", "1e8 BOPS", "natural", "PGD-20 last", "any", "PGD-50 last", "any", "worst"],
+        [
+            [
+                f"{row['training']} {row['format']} {row['seed']}",
+                beside(f"{row['bops'] / 1e8:.2f}", row["paper"]["bops_1e8"]),
+                beside(f"{100 * row['natural']:.1f}", row["paper"]["top1"]),
+                beside(mean(row["pgd20 last"]), row["paper"]["pgd20"]),
+                mean(row["pgd20 any"]),
+                beside(mean(row["pgd50 last"]), row["paper"]["pgd50"]),
+                mean(row["pgd50 any"]),
+                f"{100 * row['worst case']['accuracy']:.1f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def all_measured(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
+    """Every row; what others are pruned from comes first."""
+    pruned = [row for row in rows if row["format"] in PRUNED.values()]
+    others = [row for row in rows if row not in pruned]
+    dense = {(row["training"], row["seed"]): row for row in pruned}
+    starts = [
+        functools.partial(
+            mbnas.train_network,
+            settings_of(row, arguments),
+            "float",
+            folder_of(row, "float", arguments),
+        )
+        for row in dense.values()
+    ]
+    side_by_side(starts, arguments.workers)
+    todo = [functools.partial(measure, row, arguments) for row in (*others, *pruned)]
+    return side_by_side(todo, arguments.workers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
-    parser.add_argument("--space", default="search_spaces/resnet20.yaml", help="whose recipe")
     parser.add_argument("--model", default="resnet20", help="backbone that is trained")
+    parser.add_argument("--space", help="whose recipe (default: search_spaces/MODEL.yaml)")
     parser.add_argument("--of", help="backbone of the paper's rows, if another")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--trainings", nargs="+", default=list(THREATS), choices=THREATS)
@@ -134,32 +192,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     arguments.of = arguments.of or arguments.model
+    arguments.space = arguments.space or f"search_spaces/{arguments.model}.yaml"
     rows = wanted(arguments)
     if not rows:
         parser.error(
             f"the paper has no such rows; {PAPER} lists its own, --formats asks for others"
         )
-    rows.sort(key=lambda row: row["format"] in PRUNED.values())  # these start from float ones
-    todo = [functools.partial(measure, row, arguments) for row in rows]
-    first = sum(row["format"] not in PRUNED.values() for row in rows)
-    found = [
-        each
-        for wave in (todo[:first], todo[first:])
-        for each in side_by_side(wave, arguments.workers)
-    ]
-    bench.show(
-        f"{arguments.model}, in brackets the paper's {arguments.of}",
-        ["", "natural", "PGD-20 last", "worst case"],
-        [
-            [
-                f"{row['training']} {row['format']} seed {row['seed']}",
-                f"{100 * row['natural']:.1f} ({row['paper']['top1']})",
-                f"{100 * row['pgd20 last']['mean']:.1f} ({row['paper']['pgd20']})",
-                f"{100 * row['worst case']['accuracy']:.1f}",
-            ]
-            for row in found
-        ],
-    )
+    try:
+        for row in rows:  # mistakes come to light before anything is trained
+            if row["format"] not in PRUNED.values():
+                Format.parse(row["format"], settings_of(row, arguments).space.layers)
+        found = all_measured(rows, arguments)
+    except MbnasError as mistake:
+        sys.exit(str(mistake))
+    show(found, f"{arguments.model}, in brackets the paper's {arguments.of}; then the seed")
     print(bench.keep(f"paper-{arguments.name or arguments.model}", found))
 
 

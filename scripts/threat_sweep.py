@@ -8,22 +8,26 @@ correctly there, and in the dotted lines if it was at every iterate up to there.
 """
 
 import argparse
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import bench
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 import torch
 
 from mbnas import Surrogate, freeze, load_network
 from mbnas import data as datasets
+from mbnas.devices import pick_device
 from mbnas.evaluation import correct_at_each_iterate
 from mbnas.files import write_text
 from mbnas.progress import bar
 from mbnas.randomness import generator
 
 Milestone = dict[str, Any]
+COLOURS = px.colors.qualitative.Plotly
 
 
 def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
@@ -31,8 +35,9 @@ def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
     network, _, settings = load_network(path)
     root = arguments.data or settings.data.root
     data = datasets.load(settings.data.model_copy(update={"root": root}), settings.seed)
-    x, y = data.test.gather(slice(arguments.images))
-    frozen = freeze(network)
+    device = pick_device(settings.device)
+    x, y = data.test.to(device).gather(slice(arguments.images))
+    frozen = freeze(network.to(device))
     rows = []
     with bar(path.name, len(arguments.steps) * arguments.runs) as advance:
         for step in arguments.steps:
@@ -59,8 +64,7 @@ def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
 def picture(table: pd.DataFrame, title: str) -> go.Figure:
     """Mean over runs, with the range of runs as a band."""
     figure = go.Figure(layout={"title": title, "template": "plotly_white"})
-    colours = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
-    for (step, of_step), colour in zip(table.groupby("step"), colours, strict=False):
+    for (step, of_step), colour in zip(table.groupby("step"), cycle(COLOURS), strict=False):
         runs = of_step.groupby("iterate")
         mean, low, high = (getattr(runs["last"], each)() for each in ("mean", "min", "max"))
         x = mean.index
@@ -107,16 +111,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    folders = [path if path.is_dir() else path.parent for path in arguments.networks]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        parser.error(f"results are named by folder, and these are not all different: {names}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Milestone]] = {}
-    for path in arguments.networks:
+    for path, name in zip(folders, names, strict=True):
         table = swept(path, arguments)
-        target = arguments.out / f"threat-sweep-{path.name}"
-        table.to_csv(target.with_suffix(".csv"), index=False, float_format="%.5g")
-        page = picture(table, f"{path.name}, eps {arguments.eps:g}/255").to_html()
-        write_text(target.with_suffix(".html"), page)
+        target = arguments.out / f"threat-sweep-{name}"
+        table.to_csv(f"{target}.csv", index=False, float_format="%.5g")
+        page = picture(table, f"{name}, eps {arguments.eps:g}/255").to_html()
+        write_text(Path(f"{target}.html"), page)
         print(f"{target}.csv and .html")
-        found[path.name] = milestones(table)
+        found[name] = milestones(table)
     measured = {
         "eps": arguments.eps,
         "runs": arguments.runs,
