@@ -189,8 +189,9 @@ class Recipe(_Frozen):
     Attributes:
         learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
         training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
-        weight_surrogate: derivative of sign that latent weights learn through. The window of the
-            paper (Eq. 3) leaves those far from every threshold without a gradient (README).
+        weight_surrogate: derivative of sign, or slope of fixed point, that latent weights learn
+            through. The window of the paper (Eq. 3) leaves those far from every threshold without
+            a gradient; ``tanh`` does not (README).
         step: of the single-step perturbation; by default 1.25 eps for FastAT and eps for N-FGSM.
         precision: of the convolutions in training steps; attacks and quantizers keep float32.
             ``auto`` is bfloat16, where the processor has it, in natural training and float32 in

@@ -186,17 +186,23 @@ def test_small_sub_networks_learn_the_logits_of_the_largest() -> None:
 
 
 @pytest.mark.parametrize("surrogate", list(Surrogate))
-def test_latent_weights_learn_through_the_surrogate_of_the_recipe(surrogate: Surrogate) -> None:
-    recipe = NATURAL.model_copy(update={"weight_surrogate": surrogate, "sampled": 0})
+@pytest.mark.parametrize("recipe", [NATURAL, FASTAT], ids=["natural", "FastAT"])
+def test_latent_weights_learn_through_the_surrogate_of_the_recipe(
+    recipe: SupernetRecipe, surrogate: Surrogate, passes: Passes
+) -> None:
+    recipe = recipe.model_copy(update={"weight_surrogate": surrogate, "sampled": 0})
     one, other = network(), network()
     network_objective(one, THREAT, recipe)(1)(X, Y, generator(0))
-    torch.autograd.backward(F.cross_entropy(other(X, weight_surrogate=surrogate), Y))
+    x = passes[-1][0]
+    torch.autograd.backward(F.cross_entropy(other(x, weight_surrogate=surrogate), Y))
     for name, gradient in gradients(one).items():
         assert torch.equal(gradient, gradients(other)[name])
+    passes.clear()
     whole, twin = supernet(), supernet()
     supernet_objective(whole, THREAT, recipe, SEED)(1)(X, Y, generator(0))
-    largest = twin(X, SPACE.largest, weight_surrogate=surrogate)
-    smallest = twin(X, SPACE.smallest, weight_surrogate=surrogate)
+    (x, _), (z, _) = (each for each in passes if len(each[1]) == 1)  # the others are attacks
+    largest = twin(x, SPACE.largest, weight_surrogate=surrogate)
+    smallest = twin(z, SPACE.smallest, weight_surrogate=surrogate)
     teacher = largest.detach().softmax(1)
     torch.autograd.backward(F.cross_entropy(largest, Y) + F.cross_entropy(smallest, teacher))
     for name, gradient in gradients(whole).items():
