@@ -196,7 +196,8 @@ class Recipe(_Frozen):
         precision: of the convolutions in training steps; attacks and quantizers keep float32.
             ``auto`` is bfloat16, where the processor has it, in natural training and float32 in
             adversarial, half of which is an attack and would gain little.
-        guard_images: validation images on which each epoch is measured; the best epoch is kept.
+        guard_images: validation images on which each epoch is measured; the latest epoch is kept
+            that is within a standard error of the best.
         guard_steps: PGD steps of that measurement.
     """
 

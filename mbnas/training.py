@@ -55,7 +55,7 @@ def fit(
     seed: int,
     checkpoint: Path,
 ) -> tuple[Epoch, ...]:
-    """Train ``module`` in place and leave it in the state of its best epoch.
+    """Train ``module`` in place and leave it in the state of the epoch that :func:`kept` names.
 
     Each epoch ends with ``guard``, a measurement on held-out images, and a checkpoint; where one
     exists already, training goes on behind it, bit for bit as if it had never stopped.
@@ -75,7 +75,7 @@ def fit(
         "settings": identity(settings),
         "images": fingerprint(train),
     }
-    history, best = _restore(checkpoint, origin, module, optimizer)
+    history, chosen = _restore(checkpoint, origin, module, optimizer)
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
             if _collapsed(history, recipe):
@@ -101,13 +101,13 @@ def fit(
             epoch = parallel.led(partial(_judged, number, float(total) / batches, guard))
             log.info("%s %s", title, epoch)
             history = (*history, epoch)
-            if _best(history, recipe) is epoch:
-                best = {key: value.clone() for key, value in module.state_dict().items()}
+            if kept(history, recipe) is epoch:
+                chosen = {key: value.clone() for key, value in module.state_dict().items()}
             if parallel.rank() == 0:
-                _save(checkpoint, origin, module, optimizer, best, history)
-    module.load_state_dict(best)
+                _save(checkpoint, origin, module, optimizer, chosen, history)
+    module.load_state_dict(chosen)
     module.eval()
-    _tell_best(title, history, recipe)
+    _tell_kept(title, history, recipe)
     return history
 
 
@@ -136,12 +136,31 @@ def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:
     return Epoch(number, loss, scores.natural, scores.robust)
 
 
-def _best(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
-    """The epoch whose state is kept, the later one of equals."""
+def kept(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
+    """The latest epoch that is within a standard error of the best one.
 
-    return max(
-        history, key=lambda each: (worth(each.natural, each.robust, recipe.training), each.number)
-    )
+    So many images as the guard looks at tell no more apart, and the learning rate has fallen on
+    (the rule of one standard error, Breiman et al. 1984, Sec. 3.4.3).
+    """
+    best = _best(history, recipe)
+    least = _worth(best, recipe) - _standard_error(best, recipe)
+    return [epoch for epoch in history if _worth(epoch, recipe) >= least][-1]
+
+
+def _best(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
+    """The later one of equals."""
+    return max(history, key=lambda each: (_worth(each, recipe), each.number))
+
+
+def _worth(epoch: Epoch, recipe: Recipe) -> float:
+    return worth(epoch.natural, epoch.robust, recipe.training)
+
+
+def _standard_error(epoch: Epoch, recipe: Recipe) -> float:
+    """Of its worth: an image counts 1 if it is classified correctly, 2 if under attack, too."""
+    mean, robust = _worth(epoch, recipe), epoch.robust
+    square = mean if recipe.training is Training.NATURAL else epoch.natural + 3 * robust
+    return math.sqrt(max(0.0, square - mean**2) / recipe.guard_images)
 
 
 def worth(natural: float, robust: float, training: Training) -> float:
@@ -160,16 +179,16 @@ def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:
     return all(epoch.robust < best.robust / 2 for epoch in history[-2:])
 
 
-def _tell_best(title: str, history: Sequence[Epoch], recipe: Recipe) -> None:
-    best, last = _best(history, recipe), history[-1]
+def _tell_kept(title: str, history: Sequence[Epoch], recipe: Recipe) -> None:
+    chosen, last = kept(history, recipe), history[-1]
     if _collapsed(history, recipe):
         log.warning(
             "%s collapsed under attack and was stopped after epoch %d of %d; "
             "threat.surrogate polynomial, training n-fgsm or a lower learning_rate may help",
             *(title, last.number, recipe.epochs),
         )
-    if best is not last:
-        log.info("%s keeps %s", title, best)
+    if chosen is not last:
+        log.info("%s keeps %s", title, chosen)
 
 
 State = dict[str, Tensor]
@@ -184,14 +203,14 @@ def _save(
     origin: dict[str, Any],
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: State,
+    chosen: State,
     history: Sequence[Epoch],
 ) -> None:
     state = {
         "origin": origin,
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "best": best,
+        "chosen": chosen,
         "history": [asdict(epoch) for epoch in history],
     }
     content = io.BytesIO()  # writing to the file itself, torch would hide a full disk
@@ -210,7 +229,7 @@ def _restore(
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         history = tuple(Epoch(**epoch) for epoch in state["history"])
-        best: State = state["best"]
+        chosen: State = state["chosen"]
     except _UNREADABLE:
         raise DataError(
             f"training checkpoint {str(path)!r} is corrupt or of another network; "
@@ -218,4 +237,4 @@ def _restore(
         ) from None
     what, do = f"training checkpoint {str(path)!r} was begun", "go on with those, or delete it"
     require_same(started, origin, what, f"{do} to train from the start")
-    return history, best
+    return history, chosen
