@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
+from importlib import import_module
 from typing import TypeVar, cast
 
 import torch
@@ -32,6 +33,9 @@ def together() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    # Its functions take the group of the moment as a default. Loaded later, by the first step of an
+    # optimizer, they would keep that group and its threads alive, which may abort at the exit.
+    import_module("torch.distributed.nn.functional")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from helpers import DIGITS, TINY, noise, scrambled, tiny
 
@@ -47,6 +48,8 @@ def train(folder: Path) -> None:
             checkpoint=folder / "training.pt",
         )
         torch.save(module.state_dict(), folder / f"{parallel.rank()}.pt")
+    left = [each.read_text().strip() for each in Path("/proc/self/task").glob("*/comm")]
+    (folder / f"threads-{os.environ['RANK']}.txt").write_text(" ".join(left))
 
 
 def blunder(folder: Path) -> None:
@@ -110,6 +113,17 @@ def test_two_processes_train_as_one_that_averages_the_halves_of_each_batch(tmp_p
     for name, each in expected.state_dict().items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], each, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to list threads")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """One that is left aborts the process now and then, if it needs Python while that ends."""
+    done = started_together(__file__, str(tmp_path), "train", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        left = (tmp_path / f"threads-{rank}.txt").read_text()
+        assert "python" in left
+        assert "gloo" not in left
 
 
 def test_parts_of_a_batch_hold_each_image_once_and_are_augmented_apart() -> None:
