@@ -41,7 +41,7 @@ Robust = Callable[[], float]
 
 
 def trained(network: Network, settings: Settings, data: Data, recipe: Recipe) -> Network:
-    """By FastAT; the best of its epochs on held-out images."""
+    """By FastAT, in the state of the epoch that training keeps."""
     network.standardise_by(*data.statistics())
     held_out = data.validation.first(recipe.guard_images)
     guarding = guard_stages(settings.threat, 5)

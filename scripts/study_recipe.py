@@ -211,8 +211,10 @@ def trained(
     teacher = target.parent / f"float-{format_}-seed{seed}.pt"
     teach = taught_by_float(settings, data, purpose, teacher) if variant.distilled else None
     recipe = settings.retraining.model_copy(update=variant.recipe)
-    backbone = settings.backbone.model_copy(update={"prelu": variant.prelu})
-    settings = settings.model_copy(update={"retraining": recipe, "backbone": backbone})
+    settings = settings.model_copy(update={"retraining": recipe})
+    if variant.prelu:
+        backbone = settings.backbone.model_copy(update={"prelu": True})
+        settings = settings.model_copy(update={"backbone": backbone})
     network = study.fresh(settings, data, format_, purpose)
     variant.rebuild(network)
     with variant.altered():
