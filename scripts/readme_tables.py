@@ -1,8 +1,8 @@
-"""Write the tables of the README from scripts/results/, between its markers.
+"""Write the tables of README.md and scripts/README.md from scripts/results/, between markers.
 
     python scripts/readme_tables.py
 
-Tests fail while the README shows anything else than this script writes.
+Tests fail while a page shows anything else than this script writes.
 """
 
 import json
@@ -18,6 +18,7 @@ from mbnas.report import short
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "scripts" / "results"
+PAGES = (ROOT / "README.md", ROOT / "scripts" / "README.md")
 MARKED = re.compile(r"(<!-- (\w+): ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Result = dict[str, Any]
 
@@ -400,17 +401,17 @@ KINDS: dict[str, Callable[[Result], str]] = {
 }
 
 
-def written(readme: str) -> str:
-    """The README with the tables that its markers ask for: ``<!-- search: digits -->``."""
+def written(page: str) -> str:
+    """The page with the tables that its markers ask for: ``<!-- search: digits -->``."""
 
     def filled(match: re.Match[str]) -> str:
         opening, kind, name, closing = match.groups()
         result = json.loads((RESULTS / f"{kind}-{name}.json").read_text())
         return f"{opening}{KINDS[kind](result)}\n{closing}"
 
-    return MARKED.sub(filled, readme)
+    return MARKED.sub(filled, page)
 
 
 if __name__ == "__main__":
-    target = ROOT / "README.md"
-    target.write_text(written(target.read_text()))
+    for page in PAGES:
+        page.write_text(written(page.read_text()))

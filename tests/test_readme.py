@@ -10,8 +10,28 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_tables_are_the_ones_the_script_writes() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "readme_tables.py"))
-    assert "<!-- search: digits -->" in README
-    assert script["written"](README) == README
+    pages = [page.read_text() for page in script["PAGES"]]
+    assert "<!-- search: digits -->" in README and README in pages
+    assert [script["written"](page) for page in pages] == pages
+
+
+def test_every_result_is_shown_and_every_script_is_named() -> None:
+    page = (ROOT / "scripts" / "README.md").read_text()
+    shown = {f"{kind}-{name}" for kind, name in re.findall(r"<!-- (\w+): (\S+) -->", README + page)}
+    assert shown == {each.stem for each in (ROOT / "scripts" / "results").glob("*.json")}
+    helpers = {"bench.py", "study.py"}
+    scripts = {each.name for each in (ROOT / "scripts").glob("*.py")} - helpers
+    assert scripts <= set(re.findall(r"`(\w+\.py)`", page))
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "scripts" / "README.md"):
+        for path, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name} links to {path}"
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else []
+            anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+            assert not anchor or anchor in anchors, f"{page.name} links to #{anchor}"
 
 
 def test_the_picture_is_the_one_the_script_draws() -> None:
