@@ -1,4 +1,4 @@
-"""What the benchmarks share: paired timing, peak memory, peers, and where results are kept."""
+"""What the scripts share: mistakes, paired timing, memory, peers, and where results are kept."""
 
 import json
 import shlex
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mbnas.environment import environment
+from mbnas.errors import MbnasError
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
@@ -83,6 +84,14 @@ def plain() -> Iterator[None]:
 def compiled() -> AbstractContextManager[Any]:
     """Inside, everything runs as it does outside."""
     return nullcontext()
+
+
+def run(main: Callable[[], object]) -> None:
+    """The whole of a script; a user's mistake ends it with one line instead of a traceback."""
+    try:
+        main()
+    except MbnasError as mistake:
+        sys.exit(str(mistake))
 
 
 def paired(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

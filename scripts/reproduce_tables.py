@@ -15,7 +15,6 @@ import csv
 import functools
 import json
 import os
-import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import Any
 import bench
 
 import mbnas
-from mbnas.errors import MbnasError
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family, Format
 from mbnas.inspection import audit_file, audit_of
@@ -198,16 +196,13 @@ def main() -> None:
         parser.error(
             f"the paper has no such rows; {PAPER} lists its own, --formats asks for others"
         )
-    try:
-        for row in rows:  # mistakes come to light before anything is trained
-            if row["format"] not in PRUNED.values():
-                Format.parse(row["format"], settings_of(row, arguments).space.layers)
-        found = all_measured(rows, arguments)
-    except MbnasError as mistake:
-        sys.exit(str(mistake))
+    for row in rows:  # mistakes come to light before anything is trained
+        if row["format"] not in PRUNED.values():
+            Format.parse(row["format"], settings_of(row, arguments).space.layers)
+    found = all_measured(rows, arguments)
     show(found, f"{arguments.model}, in brackets the paper's {arguments.of}; then the seed")
     print(bench.keep(f"paper-{arguments.name or arguments.model}", found))
 
 
 if __name__ == "__main__":
-    main()
+    bench.run(main)

@@ -13,9 +13,10 @@ import pytest
 from helpers import TINY
 
 import mbnas
-from mbnas.assignment import Bases
+from mbnas.assignment import Bases, Space
 from mbnas.formats import Family
 from mbnas.layers import convolution
+from mbnas.search.problem import Trial
 from mbnas.settings import Surrogate
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").glob("*.py"))
@@ -93,8 +94,65 @@ def test_a_mistake_in_the_last_row_is_told_before_the_first_is_trained(
     options = ["--data", str(tmp_path), "--work", str(tmp_path), "--formats", "float", "mbn9x9"]
     monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *options])
     with pytest.raises(SystemExit, match=r"'mbn9x9'.* from 1 to 8"):
-        script.main()
+        script.bench.run(script.main)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("study_surrogates", ("--data", "{}/none", "--work", "{}/work")),
+        ("study_recipe", ("--data", "{}/none", "--work", "{}/work")),
+        ("study_ranking", ("--data", "{}/none", "--work", "{}/work")),
+        ("threat_sweep", ("{}/none", "--out", "{}")),
+        ("check_attacks", ("{}/none", "--data", "{}/none")),
+        ("collect_run", ("{}/none", "--command", "mbnas search")),
+    ],
+    indirect=["script"],
+)
+def test_a_mistake_is_answered_in_one_line(
+    script: ModuleType, options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [each.replace("{}", str(tmp_path)) for each in options]
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *given])
+    with pytest.raises(SystemExit) as stopped:
+        script.bench.run(script.main)
+    assert str(tmp_path) in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
+def test_tau_is_1_for_equal_orders_and_its_error_that_of_leaving_one_out(
+    script: ModuleType,
+) -> None:
+    assert script.tau([1, 2, 3, 4], [10, 20, 30, 40]) == (1, 0)
+    assert script.tau([1, 2, 3, 4], [4, 3, 2, 1]) == (-1, 0)
+    # Of (1, 2, 3) against (1, 3, 2): 1/3, and -1, 1, 1 without the first, second or third.
+    value, error = script.tau([1, 2, 3], [1, 3, 2])
+    assert value == pytest.approx(1 / 3)
+    assert error == pytest.approx((2 / 3 * ((-4 / 3) ** 2 + 2 * (2 / 3) ** 2)) ** 0.5)
+
+
+@pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
+def test_a_supernet_that_scores_what_networks_reach_ranks_them_perfectly(
+    script: ModuleType,
+) -> None:
+    space = Space((1, 2), (1, 2), 3)
+    sampled = script.sample(space, 4, 0)
+    assert sampled[:4] == list(space.uniforms)
+    accuracies = [0.3, 0.1, 0.5, 0.2, 0.4]
+    scores = [
+        Trial(each, 5 - i, natural=accuracy, robust=0.5 - accuracy, loss=-accuracy, seconds=0)
+        for i, (each, accuracy) in enumerate(zip(sampled, accuracies, strict=False))
+    ]
+    networks = [[{"natural": each}, {"natural": 1 - each}] for each in accuracies]
+    with_one_seed = [[rows[0]] for rows in networks]
+    found = script.agreement(scores, with_one_seed, "natural")
+    assert found["supernet"][0] == pytest.approx(1) == found["supernet, loss"][0]
+    assert found["BOPS"][0] == pytest.approx(-0.2)
+    assert "first seed against others" not in found
+    both = script.agreement(scores, networks, "natural")
+    assert both["first seed against others"] == pytest.approx((-1, 0))
 
 
 @pytest.mark.parametrize("script", ["gradient_gap"], indirect=True)
