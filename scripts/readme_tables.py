@@ -386,11 +386,32 @@ def agreement(result: Result) -> str:
     return f"{described}\n\n{table(['', 'runs', 'mbnas', 'library', 'apart'], rows)}"
 
 
+def ranking(result: Result) -> str:
+    """Kendall's tau of each way to rank assignments with what their networks reach."""
+    measured = result["measured"]
+    taus, assignments = measured["tau"], measured["assignments"]
+    described = (
+        f"`{result['command']}` ({machine(result)}). Kendall's tau ± standard error (jackknife) "
+        f"over {len(assignments)} assignments; supernet trained for "
+        f"{measured['supernet epochs']} epochs and scored on {measured['images']} validation "
+        f"images, networks for {measured['epochs']} epochs, seeds "
+        f"{', '.join(map(str, measured['seeds']))}, measured on {measured['judges']} others; "
+        f"{measured['train images']} training images of {measured['image size']} pixels a side."
+    )
+    rows = [
+        [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in taus)]
+        for way in taus["natural"]
+    ]
+    header = ["ranked by", "natural accuracy", "accuracy under PGD"]
+    return f"{described}\n\n{table(header, rows)}"
+
+
 KINDS: dict[str, Callable[[Result], str]] = {
     "agreement": agreement,
     "attacks": attacks,
     "gap": gap,
     "paper": paper,
+    "ranking": ranking,
     "recipe": recipe,
     "study": study,
     "sweep": sweep,
