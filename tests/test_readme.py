@@ -4,6 +4,9 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+from helpers import TINY
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -39,6 +42,22 @@ def test_the_picture_is_the_one_the_script_draws() -> None:
     picture: Path = script["PICTURE"]
     assert f"({picture.relative_to(ROOT)})" in README
     assert script["drawn"]() == picture.read_text()
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    example = re.search(r"### From Python\n\n```python\n(.*?)```", README, re.DOTALL)
+    assert example is not None
+    small = [("search.budget=6e6", '", "'.join(("search.budget=6e6", *TINY)))]
+    small += [("runs/mine", str(tmp_path / "run"))]
+    code = example[1]
+    for written, tried in small:
+        assert code.count(written) == 1
+        code = code.replace(written, tried)
+    (tmp_path / "example.py").write_text(code)
+    names = runpy.run_path(str(tmp_path / "example.py"))
+    assert names["logits"].shape == (8, 10)
+    assert (tmp_path / "run" / "pareto.json").exists()
 
 
 def test_ci_runs_the_test_command() -> None:
