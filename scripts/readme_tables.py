@@ -408,11 +408,9 @@ def ranking(result: Result) -> str:
     taus, assignments = measured["tau"], measured["assignments"]
     described = (
         f"`{result['command']}` ({machine(result)}). Kendall's tau ± standard error (jackknife) "
-        f"over {len(assignments)} assignments; supernet trained for "
-        f"{measured['supernet epochs']} epochs and scored on {measured['images']} validation "
-        f"images, networks for {measured['epochs']} epochs, seeds "
-        f"{', '.join(map(str, measured['seeds']))}, measured on {measured['judges']} others; "
-        f"{measured['train images']} training images of {measured['image size']} pixels a side."
+        f"over {len(assignments)} assignments of that run, scored on {measured['scored on']} "
+        f"validation images, with their networks trained from scratch, mean of seeds "
+        f"{', '.join(map(str, measured['seeds']))}, on test images."
     )
     rows = [
         [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in taus)]

@@ -1,72 +1,54 @@
-"""Does a supernet rank assignments as training each of them on its own would?
+"""Did a search's supernet rank assignments as training them on their own does?
 
-    python scripts/study_ranking.py --data CIFAR_FOLDER --work FOLDER
+    python scripts/study_ranking.py RUN --work FOLDER
 
-Trains one supernet of ResNet-8 on 16x16 CIFAR-10 by FastAT and scores all uniform and some
-fair-sampled assignments on it as a search does; then trains each of them from scratch, once for
-each seed, and measures it on validation images that no score has seen. What a search can rely on is
-Kendall's tau between the two, beside the tau that bit-operations alone would get, and that of one
-seed's networks against the others', which nothing that is scored once can be expected to exceed.
+Takes the uniform assignments that a finished run of ``mbnas search`` has scored, and as many others
+as asked for, drawn at random; trains each from scratch by the run's recipe of retraining, once for
+each seed, and measures it on test images, which no score has seen. What such a search can rely on
+is Kendall's tau between the two, beside the tau that bit-operations alone would get, and that of
+one seed's networks with the others', which nothing that is scored once can be expected to exceed.
 Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
 """
 
+import argparse
 import json
 import math
+import random
 from collections.abc import Sequence
-from dataclasses import asdict
-from itertools import islice, product
+from itertools import product
+from pathlib import Path
 from statistics import fmean
 
 import bench
-import study
-import torch
 from scipy.stats import kendalltau
 
-from mbnas import data as datasets
-from mbnas import freeze
-from mbnas.assignment import Assignment, Space
-from mbnas.data import Data
-from mbnas.evaluation import measure
-from mbnas.files import write_json
+import mbnas
+from mbnas import runs
 from mbnas.formats import Format
-from mbnas.images import Images
-from mbnas.objectives import fair_assignments, network_objective
-from mbnas.pretraining import pretrained
-from mbnas.randomness import derive, generator
-from mbnas.runs import RunFolder
-from mbnas.search.problem import Problem, Trial
-from mbnas.settings import Settings
+from mbnas.randomness import derive
+from mbnas.search.problem import Trial
 
 MEASURES = ("natural", "robust")
 Row = dict[str, float]
 
 
-def sample(space: Space, mixed: int, seed: int) -> list[Assignment]:
-    """All uniform assignments and so many in which every choice is equally frequent."""
-    return [*space.uniforms, *islice(fair_assignments(space, derive(seed, "ranking")), mixed)]
+def sample(trials: Sequence[Trial], count: int, seed: int) -> list[Trial]:
+    """All uniform assignments and others up to ``count``."""
+    uniform = [trial for trial in trials if trial.assignment.is_uniform]
+    mixed = [trial for trial in trials if not trial.assignment.is_uniform]
+    wanted = min(len(mixed), max(0, count - len(uniform)))
+    return [*uniform, *random.Random(derive(seed, "ranking")).sample(mixed, wanted)]
 
 
-def alone(
-    assignment: Assignment,
-    settings: Settings,
-    data: Data,
-    judges: Images,
-    seed: int,
-    work: RunFolder,
-) -> Row:
-    """What it reaches, trained from scratch."""
-    file = work.path / f"{assignment.id}-seed{seed}.json"
-    if not file.exists():
-        purpose = derive(seed, "alone", assignment)
-        network = study.fresh(settings, data, str(Format.multibit(assignment)), purpose)
-        objective = network_objective(network, settings.threat, settings.retraining)
-        target = file.with_suffix(".pt")
-        study.train_to_the_end(network, objective, settings, data, purpose, target)
-        rng = generator(purpose, "judged")
-        write_json(file, asdict(measure(freeze(network), judges, settings.threat, rng)))
-    row: Row = json.loads(file.read_text())
-    print(file.stem, row, flush=True)
-    return row
+def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Namespace) -> Row:
+    """What its assignment reaches on test images, trained from scratch."""
+    changes = [f"seed={seed}", *arguments.set]
+    if arguments.data:
+        changes.append(f"data.root={json.dumps(str(arguments.data))}")
+    settings = mbnas.load(run.settings_file, changes)
+    target = arguments.work / f"{trial.id}-seed{seed}"
+    test = mbnas.train_network(settings, str(Format.multibit(trial.assignment)), target)["test"]
+    return {"natural": test["natural"], "robust": test["pgd"]["mean"]}
 
 
 def tau(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
@@ -81,71 +63,71 @@ def tau(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
 
 
 def agreement(
-    scores: Sequence[Trial], networks: Sequence[Sequence[Row]], measure: str
+    trials: Sequence[Trial], networks: Sequence[Sequence[Row]], measure: str
 ) -> dict[str, tuple[float, float]]:
     """Tau of each way to rank assignments with their networks' mean over seeds.
 
     Args:
-        networks: for each assignment, its networks' rows, in the order of seeds.
+        networks: for each trial its networks' rows, in the order of seeds.
     """
     reached = [fmean(row[measure] for row in rows) for rows in networks]
+    losses = [math.inf if trial.loss is None else trial.loss for trial in trials]
     found = {
-        "supernet": tau([getattr(each, measure) for each in scores], reached),
-        "supernet, loss": tau(
-            [-math.inf if each.loss is None else -each.loss for each in scores], reached
-        ),
-        "BOPS": tau([each.bops for each in scores], reached),
+        "supernet": tau([getattr(trial, measure) for trial in trials], reached),
+        "supernet, natural loss": tau([-loss for loss in losses], reached),
+        "BOPS": tau([trial.bops for trial in trials], reached),
     }
     if len(networks[0]) > 1:
         first = [rows[0][measure] for rows in networks]
         others = [fmean(row[measure] for row in rows[1:]) for rows in networks]
-        found["first seed against others"] = tau(first, others)
+        found["first seed with others"] = tau(first, others)
     return found
 
 
 def main() -> None:
-    parser = study.parser(__doc__, epochs=10)
-    parser.add_argument("--mixed", type=int, default=15, help="assignments beside uniform ones")
-    parser.add_argument("--supernet-epochs", type=int, default=20)
-    parser.add_argument("--images", type=int, default=1000, help="validation images of a score")
-    parser.add_argument("--judges", type=int, default=2000, help="other validation images")
-    parser.add_argument("--name", default="resnet8", help="of the result")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
+    parser.add_argument("--data", type=Path, help="where the run's images are, if elsewhere now")
+    parser.add_argument("--count", type=int, default=24, help="assignments")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--name", help="of the result (default: the run's space)")
     arguments = parser.parse_args()
-    settings, options = study.begun(
-        arguments,
-        "retraining.learning_rate=0.01",
-        f"supernet.epochs={arguments.supernet_epochs}",
-        f"search.images={arguments.images}",
-        **{"supernet epochs": arguments.supernet_epochs, "images": arguments.images},
-        judges=arguments.judges,
+    run = runs.reopen(arguments.run)
+    settings = run.settings()
+    layers = settings.space.layers
+    trials = sample(
+        [Trial.from_record(each, layers) for each in run.trials.read()],
+        arguments.count,
+        settings.seed,
     )
-    data = datasets.load(settings.data, seed=0)
-    judges = data.validation.take(torch.arange(arguments.images, len(data.validation)))
-    judges = judges.first(arguments.judges)
-    folder = RunFolder(arguments.work)
-    problem = Problem.of(pretrained(folder, settings, data, torch.device("cpu")), data, settings)
-    assignments = sample(settings.space, arguments.mixed, settings.seed)
-    rows: dict[tuple[Assignment, int], Row] = {
-        (each, seed): alone(each, settings, data, judges, seed, folder)
-        for seed, each in product(arguments.seeds, assignments)
+    rows = {
+        (seed, trial.id): alone(trial, seed, run, arguments)
+        for seed, trial in product(arguments.seeds, trials)
     }
-    scores = [problem.score(each) for each in assignments]
-    networks = [[rows[each, seed] for seed in arguments.seeds] for each in assignments]
-    taus = {each: agreement(scores, networks, each) for each in MEASURES}
+    networks = [[rows[seed, trial.id] for seed in arguments.seeds] for trial in trials]
+    taus = {each: agreement(trials, networks, each) for each in MEASURES}
     bench.show(
-        f"Kendall's tau over {len(assignments)} assignments, ± standard error",
+        f"Kendall's tau over {len(trials)} assignments, ± standard error",
         ["with the networks trained on their own", *MEASURES],
         [
             [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in MEASURES)]
             for way in taus["natural"]
         ],
     )
-    table = [
-        {**trial.row(), "alone": alone_rows}
-        for trial, alone_rows in zip(scores, networks, strict=True)
-    ]
-    measured = {"seeds": arguments.seeds, **options, "tau": taus, "assignments": table}
-    print(bench.keep(f"ranking-{arguments.name}", measured))
+    measured = {
+        "space": settings.name,
+        "budget": settings.search.budget,
+        "scored on": settings.search.images,
+        "seeds": arguments.seeds,
+        "tau": taus,
+        "assignments": [
+            {**trial.row(), "alone": reached}
+            for trial, reached in zip(trials, networks, strict=True)
+        ],
+    }
+    print(bench.keep(f"ranking-{arguments.name or settings.name}", measured))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from types import ModuleType
 from unittest import mock
 
 import pytest
-from helpers import TINY
+from helpers import TINY, tiny
 
 import mbnas
 from mbnas.assignment import Bases, Space
@@ -103,7 +103,7 @@ def test_a_mistake_in_the_last_row_is_told_before_the_first_is_trained(
     [
         ("study_surrogates", ("--data", "{}/none", "--work", "{}/work")),
         ("study_recipe", ("--data", "{}/none", "--work", "{}/work")),
-        ("study_ranking", ("--data", "{}/none", "--work", "{}/work")),
+        ("study_ranking", ("{}/none", "--work", "{}/work")),
         ("threat_sweep", ("{}/none", "--out", "{}")),
         ("check_attacks", ("{}/none", "--data", "{}/none")),
         ("collect_run", ("{}/none", "--command", "mbnas search")),
@@ -134,25 +134,43 @@ def test_tau_is_1_for_equal_orders_and_its_error_that_of_leaving_one_out(
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
+def test_assignments_of_a_run_are_trained_alone_and_ranked(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    settings = tiny("search.budget=6e6")
+    mbnas.run_search(settings, tmp_path / "run", mbnas.Executor("inprocess", workers=1))
+    options = [str(tmp_path / "run"), "--work", str(tmp_path / "work"), "--count", "6"]
+    monkeypatch.setattr(sys, "argv", ["study_ranking.py", *options, "--seeds", "0", "1"])
+    script.main()
+    found = json.loads((tmp_path / "ranking-digits.json").read_text())["measured"]
+    assert len(found["assignments"]) == 6
+    assert {each["assignment"] for each in found["assignments"]} >= {
+        str(each) for each in settings.space.uniforms
+    }
+    assert all(len(each["alone"]) == 2 for each in found["assignments"])
+    assert set(found["tau"]) == {"natural", "robust"}
+
+
+@pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
 def test_a_supernet_that_scores_what_networks_reach_ranks_them_perfectly(
     script: ModuleType,
 ) -> None:
-    space = Space((1, 2), (1, 2), 3)
-    sampled = script.sample(space, 4, 0)
-    assert sampled[:4] == list(space.uniforms)
     accuracies = [0.3, 0.1, 0.5, 0.2, 0.4]
     scores = [
         Trial(each, 5 - i, natural=accuracy, robust=0.5 - accuracy, loss=-accuracy, seconds=0)
-        for i, (each, accuracy) in enumerate(zip(sampled, accuracies, strict=False))
+        for i, (each, accuracy) in enumerate(
+            zip(Space((1, 2, 3), (1, 2), 3).uniforms, accuracies, strict=False)
+        )
     ]
     networks = [[{"natural": each}, {"natural": 1 - each}] for each in accuracies]
     with_one_seed = [[rows[0]] for rows in networks]
     found = script.agreement(scores, with_one_seed, "natural")
-    assert found["supernet"][0] == pytest.approx(1) == found["supernet, loss"][0]
+    assert found["supernet"][0] == pytest.approx(1) == found["supernet, natural loss"][0]
     assert found["BOPS"][0] == pytest.approx(-0.2)
-    assert "first seed against others" not in found
+    assert "first seed with others" not in found
     both = script.agreement(scores, networks, "natural")
-    assert both["first seed against others"] == pytest.approx((-1, 0))
+    assert both["first seed with others"] == pytest.approx((-1, 0))
 
 
 @pytest.mark.parametrize("script", ["gradient_gap"], indirect=True)
