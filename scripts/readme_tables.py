@@ -416,8 +416,20 @@ def ranking(result: Result) -> str:
         [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in taus)]
         for way in taus["natural"]
     ]
-    header = ["ranked by", "natural accuracy", "accuracy under PGD"]
-    return f"{described}\n\n{table(header, rows)}"
+    reached = [
+        [
+            short(assignment),
+            "by the search" if each["retrained"] else "uniform",
+            f"{each['bops'] / 1e6:.2f}",
+            *(over_seeds([row[measure] for row in each["alone"]]) for measure in taus),
+        ]
+        for each in sorted(assignments, key=lambda each: each["bops"])
+        for assignment in [Assignment.parse(each["assignment"], measured["layers"])]
+        if each["retrained"] or assignment.is_uniform
+    ]
+    ranked = table(["ranked by", "natural accuracy", "accuracy under PGD"], rows)
+    header = ["trained from scratch", "chosen", "MBOPS", "natural %", "PGD %"]
+    return f"{described}\n\n{ranked}\n\n{table(header, reached)}"
 
 
 KINDS: dict[str, Callable[[Result], str]] = {

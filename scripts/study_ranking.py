@@ -2,19 +2,21 @@
 
     python scripts/study_ranking.py RUN --work FOLDER
 
-Takes the uniform assignments that a finished run of ``mbnas search`` has scored, and as many others
-as asked for, drawn at random; trains each from scratch by the run's recipe of retraining, once for
-each seed, and measures it on test images, which no score has seen. What such a search can rely on
-is Kendall's tau between the two, beside the tau that bit-operations alone would get, and that of
-one seed's networks with the others', which nothing that is scored once can be expected to exceed.
-Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
+Takes the uniform assignments that a finished run of ``mbnas search`` has scored, others drawn at
+random up to ``--count``, and those that the run has retrained; trains each from scratch by the
+run's recipe of retraining, once for each seed, and measures it on test images, which no score has
+seen. What such a search can rely on is Kendall's tau between the two, beside the tau that
+bit-operations alone would get, and that of one seed's networks with the others', which nothing that
+is scored once can be expected to exceed. Beside the uniform networks of their cost, those that were
+retrained show what the search was good for. Interrupted, it goes on where it stopped; ``--seeds``
+may be given to several processes.
 """
 
 import argparse
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -32,12 +34,15 @@ MEASURES = ("natural", "robust")
 Row = dict[str, float]
 
 
-def sample(trials: Sequence[Trial], count: int, seed: int) -> list[Trial]:
-    """All uniform assignments and others up to ``count``."""
+def sample(
+    trials: Sequence[Trial], retrained: Collection[str], count: int, seed: int
+) -> list[Trial]:
+    """All uniform assignments, others up to ``count``, then the retrained ones not among them."""
     uniform = [trial for trial in trials if trial.assignment.is_uniform]
     mixed = [trial for trial in trials if not trial.assignment.is_uniform]
     wanted = min(len(mixed), max(0, count - len(uniform)))
-    return [*uniform, *random.Random(derive(seed, "ranking")).sample(mixed, wanted)]
+    drawn = random.Random(derive(seed, "ranking")).sample(mixed, wanted)
+    return [*uniform, *drawn, *(t for t in mixed if t.id in retrained and t not in drawn)]
 
 
 def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Namespace) -> Row:
@@ -97,8 +102,10 @@ def main() -> None:
     run = runs.reopen(arguments.run)
     settings = run.settings()
     layers = settings.space.layers
+    retrained = {each.parent.name for each in run.path.glob("candidates/*/metrics.json")}
     trials = sample(
         [Trial.from_record(each, layers) for each in run.trials.read()],
+        retrained,
         arguments.count,
         settings.seed,
     )
@@ -118,12 +125,13 @@ def main() -> None:
     )
     measured = {
         "space": settings.name,
+        "layers": layers,
         "budget": settings.search.budget,
         "scored on": settings.search.images,
         "seeds": arguments.seeds,
         "tau": taus,
         "assignments": [
-            {**trial.row(), "alone": reached}
+            {**trial.row(), "retrained": trial.id in retrained, "alone": reached}
             for trial, reached in zip(trials, networks, strict=True)
         ],
     }
