@@ -57,6 +57,8 @@ class Backbone:
         image: channels, height and width of an input image.
         stem_pool: whether a 3x3 max-pooling of stride 2 follows the stem.
         prelu: whether a PReLU follows each main convolution, before the shortcut is added.
+        averaged_shortcuts: whether parameter-free shortcuts that shrink the image average pixels
+            and repeat channels, instead of leaving pixels out and padding channels with zeros.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Backbone:
     stem_pool: bool
     rows: tuple[Row, ...]
     prelu: bool = False
+    averaged_shortcuts: bool = False
 
     @property
     def searchable(self) -> tuple[Row, ...]:

@@ -94,12 +94,24 @@ class Skeleton(nn.Module):
             elif shortcut_row is not None:
                 x = branch + convolve(shortcut_row, x)
             else:
-                x = branch + _subsample_and_pad(x, row)
+                x = branch + self.shortcut(x, row)
         return x
+
+    def shortcut(self, x: Tensor, row: Row) -> Tensor:
+        """What is added to a main row of another shape; (B, C_in, H, W) -> that shape."""
+        if self.backbone.averaged_shortcuts:
+            return _average_and_repeat(x, row)
+        return _subsample_and_pad(x, row)
+
+
+def _average_and_repeat(x: Tensor, row: Row) -> Tensor:
+    """Means over ``stride`` x ``stride`` pixels, all channels several times (Liu et al. 2020)."""
+    averaged = F.avg_pool2d(x, kernel_size=row.stride, ceil_mode=True)
+    return torch.cat([averaged] * (row.out_channels // row.in_channels), dim=1)
 
 
 def _subsample_and_pad(x: Tensor, row: Row) -> Tensor:
-    """Parameter-free shortcut: every ``stride``-th pixel, new channels zero (He et al. 2016)."""
+    """Every ``stride``-th pixel, new channels zero (He et al. 2016, option A)."""
     new = row.out_channels - row.in_channels
     # Slicing would do, but its gradient comes back in another memory format than all others.
     sampled = F.avg_pool2d(x, kernel_size=1, stride=row.stride)

@@ -98,11 +98,14 @@ class BackboneSettings(_Frozen):
         width: channels of its first stage.
         prelu: a PReLU follows each convolution of the residual branches. The paper's networks have
             none; small binary ones gain accuracy by it (README).
+        averaged_shortcuts: parameter-free shortcuts average pixels and repeat channels (Liu et al.
+            2020, ReActNet) instead of leaving pixels out and padding with zeros (He et al. 2016).
     """
 
     name: str
     width: PositiveInt = 16
     prelu: bool = False
+    averaged_shortcuts: bool = False
 
     @field_validator("name")
     @classmethod
@@ -307,7 +310,11 @@ class Settings(_Frozen):
             image=self.data.image,
             classes=self.data.classes,
         )
-        return replace(table, prelu=self.backbone.prelu)
+        return replace(
+            table,
+            prelu=self.backbone.prelu,
+            averaged_shortcuts=self.backbone.averaged_shortcuts,
+        )
 
     @property
     def space(self) -> Space:

@@ -32,7 +32,7 @@ from mbnas.data import Data
 from mbnas.files import write_json
 from mbnas.images import Images
 from mbnas.layers import QuantizedConv2d, Unquantized
-from mbnas.networks import Network, _subsample_and_pad
+from mbnas.networks import Network
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
 from mbnas.randomness import derive
@@ -49,7 +49,7 @@ class Variant:
         recipe: values of :class:`mbnas.settings.Recipe`.
         surrogate: derivative of sign that activations are trained through.
         altered: inside, code of mbnas behaves otherwise.
-        prelu: behind every convolution (Bulat & Tzimiropoulos 2019; Liu et al. 2020).
+        backbone: values of :class:`mbnas.settings.BackboneSettings`.
         rebuild: changes a fresh network.
         distilled: learns a float network's logits instead of labels.
         staged: the first half of the epochs trains with full-precision weights.
@@ -58,7 +58,7 @@ class Variant:
     recipe: Mapping[str, object] = field(default_factory=dict)
     surrogate: Surrogate = Surrogate.STE
     altered: Callable[[], AbstractContextManager[object]] = nullcontext
-    prelu: bool = False
+    backbone: Mapping[str, object] = field(default_factory=dict)
     rebuild: Callable[[Network], object] = id
     distilled: bool = False
     staged: bool = False
@@ -105,13 +105,16 @@ def with_shortcuts_around_blocks() -> AbstractContextManager[object]:
     """One shortcut for two convolutions, as in the original ResNet."""
 
     def residual(
-        _: Network, block: tuple[Row, ...], x: Tensor, convolve: Callable[[Row, Tensor], Tensor]
+        network: Network,
+        block: tuple[Row, ...],
+        x: Tensor,
+        convolve: Callable[[Row, Tensor], Tensor],
     ) -> Tensor:
         branch = x
         for row in block:
             branch = convolve(row, branch)
         first = block[0]
-        return branch + (x if branch.shape == x.shape else _subsample_and_pad(x, first))
+        return branch + (x if branch.shape == x.shape else network.shortcut(x, first))
 
     return mock.patch("mbnas.networks.Skeleton._residual", residual)
 
@@ -137,16 +140,24 @@ VARIANTS = {
     "latent weights not standardised": Variant(altered=with_latent_weights_as_they_are),
     "scales per layer": Variant(rebuild=scales_of_layers),
     "shortcuts around two convolutions": Variant(altered=with_shortcuts_around_blocks),
-    "PReLU behind convolutions": Variant(prelu=True),
+    "shortcuts that average and repeat": Variant(backbone={"averaged_shortcuts": True}),
+    "PReLU behind convolutions": Variant(backbone={"prelu": True}),
     "two stages": Variant(staged=True),
     "distilled from float": Variant(distilled=True),
     "bfloat16": Variant({"precision": Precision.BFLOAT16}),
     "learning rate 0.02, distilled": Variant({"learning_rate": 0.02}, distilled=True),
     "learning rate 0.02, distilled, PReLU": Variant(
-        {"learning_rate": 0.02}, distilled=True, prelu=True
+        {"learning_rate": 0.02}, distilled=True, backbone={"prelu": True}
     ),
     "learning rate 0.02, distilled, PReLU, weights through tanh": Variant(
-        {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH}, distilled=True, prelu=True
+        {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH},
+        distilled=True,
+        backbone={"prelu": True},
+    ),
+    "all of these, shortcuts that average and repeat": Variant(
+        {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH},
+        distilled=True,
+        backbone={"prelu": True, "averaged_shortcuts": True},
     ),
 }
 
@@ -211,10 +222,8 @@ def trained(
     teacher = target.parent / f"float-{format_}-seed{seed}.pt"
     teach = taught_by_float(settings, data, purpose, teacher) if variant.distilled else None
     recipe = settings.retraining.model_copy(update=variant.recipe)
-    settings = settings.model_copy(update={"retraining": recipe})
-    if variant.prelu:
-        backbone = settings.backbone.model_copy(update={"prelu": True})
-        settings = settings.model_copy(update={"backbone": backbone})
+    backbone = settings.backbone.model_copy(update=variant.backbone)
+    settings = settings.model_copy(update={"retraining": recipe, "backbone": backbone})
     network = study.fresh(settings, data, format_, purpose)
     variant.rebuild(network)
     with variant.altered():

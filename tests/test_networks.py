@@ -131,6 +131,26 @@ def test_silent_convolutions_leave_parameter_free_shortcuts() -> None:
     torch.testing.assert_close(network(x), expected)
 
 
+def test_averaged_shortcuts_lose_no_pixel_and_no_channel() -> None:
+    """Each stage but the first averages 2x2 pixels and doubles the channels by repeating them."""
+    torch.manual_seed(0)
+    table = replace(RESNET8, averaged_shortcuts=True)
+    network, x = scrambled(lambda: multibit(table, MIXED)).eval(), images(RESNET8)
+    for layer in network.convolutions.values():
+        layer.activations.beta.data.zero_()
+    averaged = network.stem(x).unflatten(2, (4, 4)).unflatten(4, (4, 4)).mean((3, 5))
+    expected = network.classifier(F.relu(network.head(averaged.repeat(1, 4, 1, 1))).mean((2, 3)))
+    torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_averaged_shortcuts_fit_odd_images(size: int) -> None:
+    table = backbones.build("resnet8", width=4, image=(1, size, size), classes=3)
+    layers = Assignment.uniform(1, 1, len(table.searchable))
+    network = multibit(replace(table, averaged_shortcuts=True), layers)
+    assert network(torch.rand(2, 1, size, size)).shape == (2, 3)
+
+
 def test_batch_norm_comes_before_the_sign() -> None:
     """Statistics so far off that no sign changes any more silence the images altogether."""
     torch.manual_seed(0)
