@@ -226,6 +226,7 @@ def train(
     training: Annotated[
         Training | None, typer.Option(help="In place of that of the space.")
     ] = None,
+    start: Annotated[Path | None, typer.Option(help="Trained network to start from.")] = None,
     teacher: Annotated[
         Path | None, typer.Option(help="Trained network whose logits are learned.")
     ] = None,
@@ -238,8 +239,9 @@ def train(
 ) -> None:
     """Example: mbnas train --backbone resnet20 --format mbn3x1 --training fastat
 
-    Train one network from scratch by the recipe of a space (default: the one named like the
-    backbone) and measure it on test images. Interrupted, the same command goes on.
+    Train one network by the recipe of a space (default: the one named like the backbone), from
+    scratch or from what fits of another one (--start), and measure it on test images. Interrupted,
+    the same command goes on.
     """
     changes = _changes(
         overrides,
@@ -248,6 +250,7 @@ def train(
             "data.root": data,
             "seed": seed,
             "retraining.training": training,
+            "retraining.start": start,
             "retraining.teacher": teacher,
         },
     )

@@ -176,6 +176,18 @@ def multibit(backbone: Backbone, assignment: Assignment) -> Network:
     return build_network(backbone, Format.multibit(assignment))
 
 
+def take_over(network: Network, trained: Network) -> None:
+    """Give ``network`` all that fits of one with the same convolutions, of whatever format.
+
+    Quantizers and PReLU that the other one does not have stay as they are.
+    """
+    own, given = network.state_dict(), trained.state_dict()
+    fitting = {
+        key: each for key, each in given.items() if key in own and own[key].shape == each.shape
+    }
+    network.load_state_dict(fitting, strict=False)
+
+
 def freeze(network: Network) -> Network:
     """A copy for evaluation: weights merged once, no parameter gradients, batch-norm fixed."""
     frozen = copy.deepcopy(network).requires_grad_(False)

@@ -28,7 +28,7 @@ from mbnas.pretraining import pretrained
 from mbnas.progress import log
 from mbnas.randomness import derive
 from mbnas.report import WorstCases, ranking, write_pareto
-from mbnas.retraining import Metrics, finished, retrain
+from mbnas.retraining import Metrics, finished, require_named_networks, retrain
 from mbnas.runs import RunFolder
 from mbnas.sameness import identity, require_same, require_same_networks
 from mbnas.search.executors import Executor
@@ -67,12 +67,13 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     Raises:
         SettingsError: if the budget is missing, the folder exists, or a setting does not work.
         BudgetError: if not even the smallest network meets the budget.
-        DataError: if the images are missing or corrupt.
+        DataError: if the images, or a network that the settings name, are missing or corrupt.
     """
     check_budget(settings)
     executor.check()
     runs.require_new(out)
     data = datasets.load(settings.data, settings.seed)
+    require_named_networks(settings, data.test)
     folder = parallel.led(lambda: runs.create(out, settings))
     with suited_to(settings):
         return _all_stages(folder, settings, data, executor)
@@ -121,7 +122,9 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
 
 
 def train_network(settings: Settings, text: str, path: Path) -> Metrics:
-    """Train one network from scratch and measure it on test images.
+    """Train one network on its own and measure it on test images.
+
+    It starts from scratch, or from the network that ``retraining.start`` is the folder of.
 
     Args:
         text: its number format, see :mod:`mbnas.formats`.

@@ -12,12 +12,13 @@ from mbnas import parallel
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of, save_network
 from mbnas.data import Data
+from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores, guard_stages, measure
 from mbnas.files import read_json, write_json, write_text
 from mbnas.final import final_scores
 from mbnas.formats import Family, Format
 from mbnas.images import Images
-from mbnas.networks import Network, Source, build_network, freeze
+from mbnas.networks import Network, Source, build_network, freeze, take_over
 from mbnas.objectives import network_objective
 from mbnas.precision import computed_in
 from mbnas.randomness import derive, generator, seeded
@@ -68,19 +69,21 @@ def retrain(
     """Train one network, test it, and fill ``folder`` with weights, assignment and metrics.
 
     Args:
-        source: whose weights it starts from; None trains from scratch.
+        source: whose weights it starts from; None trains from scratch or from the network that
+            the settings name.
         folder: where an unfinished training of the same network from the same start goes on.
 
     Returns:
         What the metrics file holds.
 
     Raises:
-        DataError: if the teacher is missing, corrupt, or was trained on other images.
+        DataError: if a network that is named is missing or corrupt, or was trained on other images.
+        SettingsError: if the network to start from has other convolutions.
     """
     seed = derive(settings.seed, "retraining", format_)
-    teacher = _teacher(settings, data, device)
-    network = _start(settings, format_, data, source, seed).to(device)
     recipe = settings.retraining
+    teacher = None if recipe.teacher is None else _teacher(recipe.teacher, data.test, device)
+    network = _start(settings, format_, data, source, seed).to(device)
     guard_images = data.validation.first(recipe.guard_images)
     guarding = guard_stages(settings.threat, recipe.guard_steps)
 
@@ -88,7 +91,7 @@ def retrain(
         rng = generator(seed, "guard")
         return measure(freeze(network), guard_images, settings.threat, rng, guarding)
 
-    start = "scratch" if source is None else source.kind
+    start = _kind(settings, source)
     checkpoint = folder / f"training-{start}.pt"
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
@@ -128,17 +131,53 @@ def _start(
     with seeded(seed, "initial weights"):
         network = build_network(settings.table, format_)
     network.standardise_by(*data.statistics())
+    start = settings.retraining.start
+    if isinstance(start, Path):
+        take_over(network, _forerunner(start, settings, data.test))
     return network
 
 
-def _teacher(settings: Settings, data: Data, device: torch.device) -> Network | None:
-    """Frozen; it must know the same images."""
-    path = settings.retraining.teacher
-    if path is None:
-        return None
+def _kind(settings: Settings, source: Source | None) -> str:
+    """What metrics call the start."""
+    if source is not None:
+        return source.kind
+    return "network" if isinstance(settings.retraining.start, Path) else "scratch"
+
+
+def require_named_networks(settings: Settings, images: Images) -> None:
+    """Check the networks that are to teach or to be started from before anything is trained.
+
+    Args:
+        images: the test images, which must be theirs, so that they learned from none of them.
+
+    Raises:
+        DataError: if one is missing, corrupt, or was trained on other images.
+        SettingsError: if the one to start from has other convolutions.
+    """
+    recipe = settings.retraining
+    if recipe.teacher is not None:
+        _teacher(recipe.teacher, images, torch.device("cpu"))
+    if isinstance(recipe.start, Path):
+        _forerunner(recipe.start, settings, images)
+
+
+def _teacher(path: Path, images: Images, device: torch.device) -> Network:
     network, _, _ = load_network(path)
-    require_images_of(path, data.test)
+    require_images_of(path, images)
     return freeze(network.to(device))
+
+
+def _forerunner(path: Path, settings: Settings, images: Images) -> Network:
+    """The network to start from, whose convolutions must be those of ours."""
+    network, _, trained = load_network(path)
+    require_images_of(path, images)
+    if network.backbone.rows != settings.table.rows:
+        there, here = trained.backbone, settings.backbone
+        raise SettingsError(
+            f"{str(path)!r} is a {there.name} of width {there.width}, where a {here.name} of width "
+            f"{here.width} cannot start; give a network of the same backbone"
+        )
+    return network
 
 
 def described(settings: Settings, format_: Format) -> dict[str, Any]:

@@ -263,12 +263,13 @@ class RetrainingRecipe(Recipe):
 
     Attributes:
         candidates: how many members of the Pareto set are retrained.
-        start: fine-tuned from the supernet's weights or trained from scratch.
+        start: fine-tuned from the supernet's weights, trained from scratch, or begun with what
+            fits of the trained network in a folder.
         teacher: folder of a trained network, such as a float one, whose logits are learned.
     """
 
     candidates: int = Field(default=3, ge=0)
-    start: Literal["supernet", "scratch"] = "supernet"
+    start: Literal["supernet", "scratch"] | Path = "supernet"
     teacher: Path | None = None
 
 

@@ -87,8 +87,8 @@ def test_the_flags_are_frozen() -> None:
         "--address --retrain --resume --json",
         "profile": "--space --budget --assignment --set --json",
         "retrain": "run --candidate --start --data --set --json",
-        "train": "--format --backbone --training --teacher --space --data --out --set --seed "
-        "--json",
+        "train": "--format --backbone --training --start --teacher --space --data --out --set "
+        "--seed --json",
         "evaluate": "checkpoint --data --set --json",
         "audit": "checkpoint --effort --transfer --data --set --json",
     }
@@ -195,6 +195,9 @@ def test_a_network_of_another_format_is_trained_measured_and_audited(
     assert (folder / "network.safetensors").stat().st_mtime_ns == before
     assert call("evaluate", str(folder), "--json") == 0
     assert json.loads(capsys.readouterr().out)["test"] == metrics["test"]
+    further = (*train[:-1], str(tmp_path / "further"), "--start", str(folder))
+    assert call(*further, "--format", "pact2", "--training", "natural", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["start"] == "network"
     line = mistake(*train, "--format", "xnor", "--training", "fastat", code=2)
     assert "format: pact2x2 -> xnor" in line
     assert "retraining.training: natural -> fastat" in line

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import scrambled
+from helpers import same, scrambled
 from torch import Tensor, nn
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone
 from mbnas.formats import Format
-from mbnas.networks import build_network, freeze, multibit
+from mbnas.networks import Network, build_network, freeze, multibit, take_over
 from mbnas.randomness import seeded
 from mbnas.settings import Surrogate
 
@@ -163,6 +163,27 @@ def test_batch_norm_comes_before_the_sign() -> None:
     network.norms[first].running_mean.fill_(1e6)
     network(images(RESNET8, 2))
     assert torch.equal(*seen.pop())
+
+
+@pytest.mark.parametrize("format_", ["mbn3x1", "mbn1x3", "pact2x2", "float", "xnor"])
+def test_a_network_takes_over_all_that_fits_of_another_format(format_: str) -> None:
+    """Quantizers of another shape stay; with the same format it is the same network."""
+    layers = len(RESNET8.searchable)
+
+    def random(text: str, seed: int) -> Network:
+        return scrambled(lambda: build_network(RESNET8, Format.parse(text, layers)), seed)
+
+    trained, network, before = random("mbn1x1", 0), random(format_, 1), random(format_, 1)
+    take_over(network, trained)
+    given, kept, found = (each.state_dict() for each in (trained, before, network))
+    for key, value in found.items():
+        quantizer = ".weights." in key or ".activations." in key
+        fits = key in given and given[key].shape == value.shape
+        assert fits or quantizer
+        assert torch.equal(value, (given if fits else kept)[key])
+    own = random("mbn1x1", 2)
+    take_over(own, trained)
+    assert same(own, trained)
 
 
 @TABLES

@@ -319,9 +319,18 @@ def test_a_network_learns_from_a_teacher_that_knows_the_same_images(tmp_path: Pa
     pupil, _, saved = load_network(tmp_path / "taught")
     assert saved == taught
     assert not same(pupil, load_network(tmp_path / "alone")[0])
-    missing = tiny(f"retraining.teacher={tmp_path / 'nobody'}")
+
+
+@pytest.mark.parametrize("role", ["teacher", "start"])
+def test_a_network_that_is_not_there_is_missed_before_anything_is_trained(
+    tmp_path: Path, role: str
+) -> None:
+    missing = tiny(f"search.budget={BUDGET}", f"retraining.{role}={tmp_path / 'nobody'}")
     with pytest.raises(DataError, match=r"no checkpoint .*/nobody"):
-        pipeline.train_network(missing, "mbn1x1", tmp_path / "missing")
+        pipeline.train_network(missing, "mbn1x1", tmp_path / "network")
+    with pytest.raises(DataError, match=r"no checkpoint .*/nobody"):
+        pipeline.run_search(missing, tmp_path / "run", Executor("inprocess"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fewer_evaluations_than_uniform_networks_still_cover_them(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network
 from mbnas.data import Data
+from mbnas.errors import DataError, SettingsError
 from mbnas.files import read_json
 from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.networks import Network, freeze
 from mbnas.precision import computed_in
-from mbnas.retraining import retrain
+from mbnas.retraining import require_named_networks, retrain
 from mbnas.supernet import Supernet, extract
 from mbnas.training import Epoch
 
@@ -81,6 +82,28 @@ def test_from_scratch_it_starts_from_the_seed_and_the_statistics_of_the_images(
     mean, std = DATA.statistics()
     assert torch.equal(started["one"].mean.flatten(), mean)
     assert torch.equal(started["one"].std.flatten(), std)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_it_starts_from_the_network_that_the_settings_name(tmp_path: Path) -> None:
+    from_supernet(tmp_path / "first")
+    named = tiny("retraining.epochs=3", f"retraining.start={tmp_path / 'first'}")
+    format_ = Format.multibit(MIXED)
+    metrics = retrain(named, format_, DATA, tmp_path / "next", source=None, device=CPU)
+    assert metrics["start"] == "network"
+    assert same(load_network(tmp_path / "next")[0], load_network(tmp_path / "first")[0])
+
+
+def test_it_starts_from_no_network_of_other_images_or_convolutions(tmp_path: Path) -> None:
+    """Other images may be among those that it learned from."""
+    from_supernet(tmp_path / "first")
+    named = tiny(f"retraining.start={tmp_path / 'first'}")
+    other = replace(DATA, test=noise(40, TABLE.image, TABLE.classes, 9))
+    with pytest.raises(DataError, match="these test images are not those"):
+        require_named_networks(named, other.test)
+    wide = tiny("backbone.width=4", f"retraining.start={tmp_path / 'first'}")
+    with pytest.raises(SettingsError, match="of width 2, where a resnet8 of width 4"):
+        retrain(wide, Format.multibit(MIXED), DATA, tmp_path / "wide", source=None, device=CPU)
 
 
 def test_the_supernet_is_left_alone(tmp_path: Path) -> None:
