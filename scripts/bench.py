@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from mbnas.environment import environment
 from mbnas.errors import MbnasError
+from mbnas.files import read_json
+from mbnas.inspection import audit_file, audit_of
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
@@ -92,6 +94,16 @@ def run(main: Callable[[], object]) -> None:
         main()
     except MbnasError as mistake:
         sys.exit(str(mistake))
+
+
+def quick_audit(folder: Path, settings: mbnas.Settings, overrides: Sequence[str]) -> dict[str, Any]:
+    """The record of a network's quick audit under ``settings``, made now if there is none."""
+    record = audit_of(folder, mbnas.Effort.QUICK, settings)
+    if record is not None:
+        return record
+    mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, overrides)
+    found: dict[str, Any] = read_json(audit_file(folder, mbnas.Effort.QUICK))
+    return found
 
 
 def paired(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -427,8 +427,8 @@ def ranking(result: Result) -> str:
         for assignment in [Assignment.parse(each["assignment"], measured["layers"])]
         if each["retrained"] or assignment.is_uniform
     ]
-    ranked = table(["ranked by", "natural accuracy", "accuracy under PGD"], rows)
-    header = ["trained from scratch", "chosen", "MBOPS", "natural %", "PGD %"]
+    ranked = table(["ranked by", "natural accuracy", "accuracy under PGD", "worst case"], rows)
+    header = ["trained from scratch", "chosen", "MBOPS", "natural %", "PGD %", "worst case %"]
     return f"{described}\n\n{ranked}\n\n{table(header, reached)}"
 
 

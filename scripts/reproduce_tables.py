@@ -25,7 +25,6 @@ import bench
 import mbnas
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family, Format
-from mbnas.inspection import audit_file, audit_of
 from mbnas.pruning import prune_network
 
 PAPER = Path(__file__).parent / "paper.csv"
@@ -70,10 +69,8 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
     longer = folder / "pgd50.json"
     if not longer.exists():
         write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50", images]))
-    if audit_of(folder, mbnas.Effort.QUICK, settings) is None:
-        mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, [images])
     pgd20, pgd50 = (each["test"]["attacks"] for each in (metrics, read_json(longer)))
-    audit = read_json(audit_file(folder, mbnas.Effort.QUICK))
+    audit = bench.quick_audit(folder, settings, [images])
     return {
         **row,
         "bops": metrics["bops"],

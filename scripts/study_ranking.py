@@ -4,12 +4,11 @@
 
 Takes the uniform assignments that a finished run of ``mbnas search`` has scored, others drawn at
 random up to ``--count``, and those that the run has retrained; trains each from scratch by the
-run's recipe of retraining, once for each seed, and measures it on test images, which no score has
-seen. What such a search can rely on is Kendall's tau between the two, beside the tau that
-bit-operations alone would get, and that of one seed's networks with the others', which nothing that
-is scored once can be expected to exceed. Beside the uniform networks of their cost, those that were
-retrained show what the search was good for. Interrupted, it goes on where it stopped; ``--seeds``
-may be given to several processes.
+run's recipe of retraining, once for each seed, and measures and audits it on test images, which no
+score has seen. What such a search can rely on is Kendall's tau between the two. Two yardsticks: the
+tau that bit-operations alone would get, and that of one seed's networks with the others'. Beside
+the uniform networks of their cost, those that were retrained show what the search was good for.
+Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from mbnas.formats import Format
 from mbnas.randomness import derive
 from mbnas.search.problem import Trial
 
-MEASURES = ("natural", "robust")
+SCORES = {"natural": "natural", "robust": "robust", "worst case": "robust"}  # of a trial
 Row = dict[str, float]
 
 
@@ -47,13 +46,15 @@ def sample(
 
 def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Namespace) -> Row:
     """What its assignment reaches on test images, trained from scratch."""
-    changes = [f"seed={seed}", *arguments.set]
-    if arguments.data:
-        changes.append(f"data.root={json.dumps(str(arguments.data))}")
-    settings = mbnas.load(run.settings_file, changes)
+    images = [f"data.root={json.dumps(str(arguments.data))}"] if arguments.data else []
+    settings = mbnas.load(run.settings_file, [f"seed={seed}", *arguments.set, *images])
     target = arguments.work / f"{trial.id}-seed{seed}"
     test = mbnas.train_network(settings, str(Format.multibit(trial.assignment)), target)["test"]
-    return {"natural": test["natural"], "robust": test["pgd"]["mean"]}
+    return {
+        "natural": test["natural"],
+        "robust": test["pgd"]["mean"],
+        "worst case": bench.quick_audit(target, settings, images)["worst_case"]["accuracy"],
+    }
 
 
 def tau(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
@@ -78,7 +79,7 @@ def agreement(
     reached = [fmean(row[measure] for row in rows) for rows in networks]
     losses = [math.inf if trial.loss is None else trial.loss for trial in trials]
     found = {
-        "supernet": tau([getattr(trial, measure) for trial in trials], reached),
+        "supernet": tau([getattr(trial, SCORES[measure]) for trial in trials], reached),
         "supernet, natural loss": tau([-loss for loss in losses], reached),
         "BOPS": tau([trial.bops for trial in trials], reached),
     }
@@ -89,7 +90,19 @@ def agreement(
     return found
 
 
-def main() -> None:
+def show(taus: dict[str, dict[str, tuple[float, float]]], assignments: int) -> None:
+    """Tau and its standard error in the terminal."""
+    bench.show(
+        f"Kendall's tau over {assignments} assignments, ± standard error",
+        ["with the networks trained on their own", *SCORES],
+        [
+            [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in SCORES)]
+            for way in taus["natural"]
+        ],
+    )
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
@@ -98,7 +111,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name", help="of the result (default: the run's space)")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     run = runs.reopen(arguments.run)
     settings = run.settings()
     layers = settings.space.layers
@@ -114,15 +131,8 @@ def main() -> None:
         for seed, trial in product(arguments.seeds, trials)
     }
     networks = [[rows[seed, trial.id] for seed in arguments.seeds] for trial in trials]
-    taus = {each: agreement(trials, networks, each) for each in MEASURES}
-    bench.show(
-        f"Kendall's tau over {len(trials)} assignments, ± standard error",
-        ["with the networks trained on their own", *MEASURES],
-        [
-            [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in MEASURES)]
-            for way in taus["natural"]
-        ],
-    )
+    taus = {each: agreement(trials, networks, each) for each in SCORES}
+    show(taus, len(trials))
     measured = {
         "space": settings.name,
         "layers": layers,

@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -14,6 +15,7 @@ from helpers import TINY, tiny
 
 import mbnas
 from mbnas.assignment import Bases, Space
+from mbnas.auditing import PLANS
 from mbnas.formats import Family
 from mbnas.layers import convolution
 from mbnas.search.problem import Trial
@@ -138,6 +140,8 @@ def test_assignments_of_a_run_are_trained_alone_and_ranked(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
+    monkeypatch.setitem(PLANS, mbnas.Effort.QUICK, short)
     settings = tiny("search.budget=6e6")
     mbnas.run_search(settings, tmp_path / "run", mbnas.Executor("inprocess", workers=1))
     options = [str(tmp_path / "run"), "--work", str(tmp_path / "work"), "--count", "6"]
@@ -152,7 +156,9 @@ def test_assignments_of_a_run_are_trained_alone_and_ranked(
         str(each) for each in settings.space.uniforms
     }
     assert all(len(each["alone"]) == 2 for each in found["assignments"])
-    assert set(found["tau"]) == {"natural", "robust"}
+    assert set(found["tau"]) == {"natural", "robust", "worst case"}
+    rows = [row for each in found["assignments"] for row in each["alone"]]
+    assert all(max(row["worst case"], row["robust"]) <= row["natural"] for row in rows)
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
