@@ -1,7 +1,7 @@
 """On a GPU, the plain functions of quantizers.py as fused kernels, made by torch.compile (Triton).
 
 A function is compiled once for each number of steps, surrogate and rank of its heights, never for a
-size of its tensors; torch keeps what it compiled between runs.
+size of its tensors or for a parameter; torch keeps what it compiled between runs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,23 @@ def suits(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.float32 and _available()
 
 
+_VARIANTS = 4 * MAX_BASES * len(Surrogate)  # heights of a step or a row, sums or none
+
+
 @cache
 def fused(function: _Function) -> _Function:
     """``function``, compiled anew only where its arguments ask for other operations."""
-    variants = 4 * MAX_BASES * len(Surrogate)  # heights of a step or a row, sums or none
-    torch._dynamo.config.recompile_limit = max(variants, torch._dynamo.config.recompile_limit)
-    return cast(_Function, torch.compile(function, dynamic=True, fullgraph=True))
+    compiled = torch.compile(
+        function, dynamic=True, fullgraph=True, options={"deterministic": True}
+    )
+
+    def call(*arguments: object, **flags: bool) -> object:
+        # Each thread has a limit of its own, and a GPU's backward passes run in another one.
+        torch._dynamo.config.recompile_limit = _VARIANTS
+        # Of parameters torch would compile for every shape.
+        return compiled(*(x.detach() if isinstance(x, Tensor) else x for x in arguments), **flags)
+
+    return cast(_Function, call)
 
 
 @cache

@@ -30,24 +30,28 @@ def logit_ratio(logits: Tensor, y: Tensor) -> Tensor:
     """The margin over z_(1) - z_(3), the gap between the largest logit and the third.
 
     Difference-of-logits ratio, DLR (Croce & Hein 2020, Eq. 6): no scale or shift of the logits
-    changes it. It needs three classes; with two the gap is to the second.
+    changes it. Two classes have no third, and any ratio of them is constant: theirs is the margin.
     """
     right, rival = _right_and_rival(logits, y)
-    ordered = logits.topk(min(3, logits.shape[1]), dim=1).values
-    return (rival - right) / (ordered[:, 0] - ordered[:, -1]).clamp(min=1e-12)
+    if logits.shape[1] < 3:
+        return rival - right
+    first, _, third = logits.topk(3, dim=1).values.unbind(dim=1)
+    return (rival - right) / (first - third).clamp(min=1e-12)
 
 
 def targeted_logit_ratio(logits: Tensor, pair: Tensor) -> Tensor:
     """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for label y and class t to reach.
 
-    Targeted difference-of-logits ratio (Croce & Hein 2020, Eq. 7); with fewer than four classes
-    the last ones there are take the place of the third and the fourth.
+    Targeted difference-of-logits ratio (Croce & Hein 2020, Eq. 7); of three classes the third
+    takes the place of the fourth, too, and of two it is the plain difference.
 
     Args:
         logits: (B, K).
         pair: y and t of each image, (B, 2).
     """
     right, reached = logits.gather(1, pair).unbind(dim=1)
+    if logits.shape[1] < 3:
+        return reached - right
     ordered = logits.sort(dim=1, descending=True).values
     rest = ordered[:, min(2, logits.shape[1] - 1) : 4].mean(dim=1)
     return (reached - right) / (ordered[:, 0] - rest).clamp(min=1e-12)
@@ -70,6 +74,6 @@ def towards(loss: Loss) -> Loss:
 
 def _right_and_rival(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Logit of the label and the largest other one, (B,) each."""
-    is_label = F.one_hot(y, logits.shape[1]).bool()
-    others = logits.masked_fill(is_label, -torch.inf)
-    return logits[is_label], others.max(dim=1).values
+    label = y[:, None]
+    others = logits.scatter(1, label, -torch.inf)
+    return logits.gather(1, label)[:, 0], others.max(dim=1).values

@@ -2,10 +2,13 @@
 
 import logging
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbnas import fusion
 from mbnas.quantizers import plain_backward, plain_forward, plain_tilt, staircase
@@ -53,6 +56,32 @@ def test_fused_functions_are_the_plain_ones_and_no_size_is_compiled_for() -> Non
     assert compiled["unique_graphs"] == before
 
 
+def test_variants_are_counted_neither_by_thread_nor_by_parameter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A GPU's backward passes run in a thread of their own; eager stands in for the compiler."""
+    options = {"dynamic": True, "fullgraph": True}
+    eager = partial(torch.compile, backend="eager", **options)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: eager(function))
+    fused = fusion.fused.__wrapped__(plain_forward)
+    graphs = torch._dynamo.utils.counters["stats"]
+
+    def run(channels: int, steps: int, kind: Callable[[Tensor], Tensor] = torch.Tensor) -> None:
+        x, *others, heights = operands(channels, 5, steps)
+        assert torch.equal(
+            fused(kind(x), *others, kind(heights)), plain_forward(x, *others, heights)
+        )
+
+    with ThreadPoolExecutor(1) as pool:
+        for steps in range(1, 13):
+            pool.submit(run, 6, steps).result()
+    run(6, 2)
+    before = graphs["unique_graphs"]
+    for channels in (7, 12):
+        run(channels, 2, nn.Parameter)
+    assert graphs["unique_graphs"] == before
+
+
 def test_without_a_compiler_for_the_gpu_one_message_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +101,8 @@ def test_without_a_compiler_for_the_gpu_one_message_says_so(
 @pytest.mark.parametrize("steps", [1, 3])
 def test_on_a_gpu_values_and_gradients_are_those_of_the_cpu(steps: int) -> None:
     from mbnas.normalisation import Standard
+
+    assert fusion._available()
 
     def run(device: str) -> list[Tensor]:
         x, mean, scale, offset, thresholds, heights = (

@@ -98,13 +98,20 @@ def test_the_targeted_ratio_is_its_definition(seed: int, scale: float, shift: fl
     torch.testing.assert_close(moved, targeted_logit_ratio(logits, pair))
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_the_targeted_ratio_of_few_classes_is_bounded_and_positive_where_the_target_wins(
-    classes: int,
-) -> None:
-    logits, y = drawn(0, classes)
-    y = y % classes
-    target = (y + 1) % classes
+@given(seed=SEEDS)
+def test_of_two_classes_the_ratios_are_the_margin_whose_gradient_does_not_vanish(seed: int) -> None:
+    """z_y - z_i over z_(1) - z_(2) would be 1 wherever the image is right."""
+    logits, y = drawn(seed, 2)
+    assert torch.equal(logit_ratio(logits, y), margin(logits, y))
+    pair = torch.stack((y, 1 - y), dim=1)
+    assert torch.equal(targeted_logit_ratio(logits, pair), margin(logits, y))
+
+
+def test_the_targeted_ratio_of_three_classes_is_bounded_and_positive_where_the_target_wins() -> (
+    None
+):
+    logits, y = drawn(0, 3)
+    target = (y + 1) % 3
     ratio = targeted_logit_ratio(logits, torch.stack((y, target), dim=1))
     wins = logits.gather(1, target[:, None]) > logits.gather(1, y[:, None])
     assert torch.equal(ratio > 0, wins[:, 0])
