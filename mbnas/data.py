@@ -45,9 +45,13 @@ class Data:
         )
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per channel, (C,) each, of (10,000) training images."""
+        """Mean and standard deviation per channel, (C,) each, of (10,000) training images.
+
+        The deviation of a channel that never varies is given as 1, so that one can divide by it.
+        """
         x, _ = self.train.gather(slice(10_000))
-        return x.mean(dim=(0, 2, 3)), x.std(dim=(0, 2, 3))
+        deviation = x.std(dim=(0, 2, 3))
+        return x.mean(dim=(0, 2, 3)), deviation.where(deviation > 0, 1)
 
     def fingerprint(self) -> str:
         """Of all three splits."""
@@ -219,6 +223,12 @@ def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
     ]
     if not listing:
         raise DataError(f"no images in {str(folder)!r}; expected {folder.name}/<class>/*.jpg")
+    empty = set(range(len(classes))) - {label for label, _ in listing}
+    if empty:
+        raise DataError(
+            f"no images in {str(folder / classes[min(empty)])!r}; each class needs some, in files "
+            f"that end in {', '.join(sorted(SUFFIXES))}"
+        )
     labels = torch.tensor([label for label, _ in listing])
     paths = [path for _, path in listing]
     cached = _cache_folder() / f"{_listing_key(folder, paths, size)}.npy"
@@ -227,7 +237,7 @@ def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
         write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
     try:
         pixels = np.load(cached, mmap_mode="c")  # private pages: large sets stay on disk
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         raise DataError(f"the cached copy {str(cached)!r} is corrupt; delete it") from None
     return Images.of(torch.from_numpy(pixels), labels), classes
 
@@ -239,7 +249,10 @@ def _cache_folder() -> Path:
 def _listing_key(folder: Path, paths: list[Path], size: int) -> str:
     digest = hashlib.sha256(f"{folder.resolve()} {size}".encode())
     for path in paths:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"cannot read image {str(path)!r}: {error.strerror}") from None
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
 
@@ -263,7 +276,16 @@ def _decode(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.ui
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"image {str(path)!r} has more than 8 bits a channel; convert it to 8"
+                )
             fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-        raise DataError(f"cannot read image {str(path)!r}; it is corrupt, replace it") from None
+    except (
+        *(OSError, UnidentifiedImageError, SyntaxError, ValueError),
+        Image.DecompressionBombError,
+    ):
+        raise DataError(
+            f"cannot read image {str(path)!r}; it is corrupt or far too large, replace it"
+        ) from None
     return np.asarray(fitted, dtype=np.uint8).transpose(2, 0, 1)

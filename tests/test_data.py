@@ -128,6 +128,16 @@ def test_statistics_are_those_of_the_training_images(root: Path) -> None:
 # Folders of images
 
 
+def test_a_channel_that_never_varies_can_be_standardised(root: Path) -> None:
+    for path in root.rglob("*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[..., 0] = 0
+        Image.fromarray(pixels).save(path)
+    mean, deviation = folder(root).statistics()
+    assert (mean[0], deviation[0]) == (0, 1)
+    assert (deviation[1:] < 1).all()
+
+
 def test_a_folder_gives_its_pixels_and_the_labels_of_its_classes(root: Path) -> None:
     (root / "train" / "cat" / "notes.txt").write_text("no image")
     (root / "train" / "README").write_text("no class")
@@ -192,7 +202,9 @@ def test_each_size_has_a_cache_of_its_own(root: Path) -> None:
     assert [folder(root, image_size=size).test.pixels.shape[-1] for size in (4, 2, 4)] == [4, 2, 4]
 
 
-@pytest.mark.parametrize("spoil", [lambda whole: whole[:-1], lambda _: b"neither this nor that"])
+@pytest.mark.parametrize(
+    "spoil", [lambda whole: whole[:-1], lambda _: b"neither this nor that", lambda _: b""]
+)
 def test_a_corrupt_cache_is_named_and_may_be_deleted(
     root: Path, cache: Path, spoil: Callable[[bytes], bytes]
 ) -> None:
@@ -253,6 +265,20 @@ def empty(root: Path) -> None:
         path.unlink()
 
 
+def foreign(root: Path) -> None:
+    for path in (root / "train" / "cat").iterdir():
+        path.rename(path.with_suffix(".gif"))
+
+
+def dangle(root: Path) -> None:
+    (root / "train" / "cat" / "9.png").symlink_to("nowhere")
+
+
+def deepen(root: Path) -> None:
+    deep = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE) * 999
+    Image.fromarray(deep).save(root / "train" / "cat" / "0.png")
+
+
 def rename(root: Path) -> None:
     (root / "test" / "cat").rename(root / "test" / "lynx")
 
@@ -264,9 +290,15 @@ def rename(root: Path) -> None:
         (remove("train"), {}, "no folder '{root}/train'; images are looked for in train/<class>/"),
         (remove("test"), {}, "test/<class>/ (or val/<class>/) below it: name the right folder"),
         (empty, {}, "no images in '{root}/train'; expected train/<class>"),
+        (
+            foreign,
+            {},
+            "no images in '{root}/train/cat'; each class needs some, in files that end in",
+        ),
+        (dangle, {}, "cannot read image '{root}/train/cat/9.png': No such file"),
+        (deepen, {}, "image '{root}/train/cat/0.png' has more than 8 bits a channel"),
         (rename, {}, "'{root}': train and test have different classes (cat, lynx)"),
         (keep, {"root": None}, "needs a folder; give --data DIR"),
-        (keep, {"classes": 1}, "has 2 classes, the space says 1; set data.classes=2"),
         (keep, {"classes": 3}, "has 2 classes, the space says 3; set data.classes=2"),
         (keep, {"validation": 6}, "data.validation=6 leaves none of the 6 training images"),
         (keep, {"validation": 7}, "data.validation=7 leaves none of the 6 training images"),
