@@ -71,15 +71,19 @@ def require_evaluation_mode(network: Steered) -> None:
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, images: Images) -> None:
-    """Re-estimate the running batch-norm statistics as plain averages over natural batches."""
+    """Re-estimate the running batch-norm statistics as plain averages over natural batches.
+
+    The batches are of one size, or an image apart: a small last one would count as much as others.
+    """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    for x, _ in images.batches(BATCH):
-        network(x)
+    count = -(-len(images) // BATCH)
+    for indices in torch.arange(len(images)).tensor_split(count):
+        network(images.gather(indices)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -144,7 +144,7 @@ class DataSettings(_Frozen):
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
     root: Path | None = None
     image_size: PositiveInt
-    classes: PositiveInt
+    classes: int = Field(ge=2)
     validation: PositiveInt
     shift: int = Field(default=0, ge=0)
     flip: bool = False
@@ -199,8 +199,8 @@ class Recipe(_Frozen):
         precision: of the convolutions in training steps; attacks and quantizers keep float32.
             ``auto`` is bfloat16, where the processor has it, in natural training and float32 in
             adversarial, half of which is an attack and would gain little.
-        guard_images: validation images on which each epoch is measured; the latest epoch is kept
-            that is within a standard error of the best.
+        guard_images: validation images at most on which each epoch is measured; the latest epoch is
+            kept that is within a standard error of the best.
         guard_steps: PGD steps of that measurement.
     """
 
@@ -301,6 +301,15 @@ class Settings(_Frozen):
     search: SearchSettings
     retraining: RetrainingRecipe
     test: FinalSettings = FinalSettings()
+
+    @model_validator(mode="after")
+    def _enough_images(self) -> Settings:
+        if self.search.images > self.data.validation:
+            raise ValueError(
+                f"search.images={self.search.images} of data.validation={self.data.validation} "
+                "validation images; ask for at most as many"
+            )
+        return self
 
     @property
     def table(self) -> Backbone:

@@ -76,6 +76,7 @@ def fit(
         "images": fingerprint(train),
     }
     history, chosen = _restore(checkpoint, origin, module, optimizer)
+    guarded = min(recipe.guard_images, settings.data.validation)
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
             if _collapsed(history, recipe):
@@ -101,13 +102,13 @@ def fit(
             epoch = parallel.led(partial(_judged, number, float(total) / batches, guard))
             log.info("%s %s", title, epoch)
             history = (*history, epoch)
-            if kept(history, recipe) is epoch:
+            if kept(history, recipe, guarded) is epoch:
                 chosen = {key: value.clone() for key, value in module.state_dict().items()}
             if parallel.rank() == 0:
                 _save(checkpoint, origin, module, optimizer, chosen, history)
     module.load_state_dict(chosen)
     module.eval()
-    _tell_kept(title, history, recipe)
+    _tell_kept(title, history, recipe, guarded)
     return history
 
 
@@ -136,14 +137,14 @@ def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:
     return Epoch(number, loss, scores.natural, scores.robust)
 
 
-def kept(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
+def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:
     """The latest epoch that is within a standard error of the best one.
 
     So many images as the guard looks at tell no more apart, and the learning rate has fallen on
     (the rule of one standard error, Breiman et al. 1984, Sec. 3.4.3).
     """
     best = _best(history, recipe)
-    least = _worth(best, recipe) - _standard_error(best, recipe)
+    least = _worth(best, recipe) - _standard_error(best, recipe, images)
     return [epoch for epoch in history if _worth(epoch, recipe) >= least][-1]
 
 
@@ -156,11 +157,11 @@ def _worth(epoch: Epoch, recipe: Recipe) -> float:
     return worth(epoch.natural, epoch.robust, recipe.training)
 
 
-def _standard_error(epoch: Epoch, recipe: Recipe) -> float:
+def _standard_error(epoch: Epoch, recipe: Recipe, images: int) -> float:
     """Of its worth: an image counts 1 if it is classified correctly, 2 if under attack, too."""
     mean, robust = _worth(epoch, recipe), epoch.robust
     square = mean if recipe.training is Training.NATURAL else epoch.natural + 3 * robust
-    return math.sqrt(max(0.0, square - mean**2) / recipe.guard_images)
+    return math.sqrt(max(0.0, square - mean**2) / images)
 
 
 def worth(natural: float, robust: float, training: Training) -> float:
@@ -179,8 +180,8 @@ def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:
     return all(epoch.robust < best.robust / 2 for epoch in history[-2:])
 
 
-def _tell_kept(title: str, history: Sequence[Epoch], recipe: Recipe) -> None:
-    chosen, last = kept(history, recipe), history[-1]
+def _tell_kept(title: str, history: Sequence[Epoch], recipe: Recipe, guarded: int) -> None:
+    chosen, last = kept(history, recipe, guarded), history[-1]
     if _collapsed(history, recipe):
         log.warning(
             "%s collapsed under attack and was stopped after epoch %d of %d; "

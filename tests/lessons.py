@@ -30,7 +30,7 @@ NATURAL = SupernetRecipe(
 )
 FASTAT = NATURAL.model_copy(update={"training": Training.FASTAT, "step": 0.125})
 SEED = 5
-SETTINGS = tiny("data.shift=1", "data.flip=true")
+SETTINGS = tiny("data.shift=1", "data.flip=true", "data.validation=256")
 Passes = list[tuple[Tensor, tuple[object, ...]]]
 
 

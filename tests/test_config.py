@@ -191,6 +191,8 @@ def test_dump_loses_no_digit(
         ("choices.activation_bases=[9]", "choices.activation_bases.0: Input should be less than"),
         ("backbone.name=resnet21", "unknown backbone 'resnet21'; did you mean 'resnet"),
         ("backbone.width=0", "backbone.width: Input should be greater than 0"),
+        ("search.images=201", "search.images=201 of data.validation=200 validation images"),
+        ("data.classes=1", "data.classes: Input should be greater than or equal to 2 (given: 1)"),
         ("data.name=cifar11", "data.name: Input should be 'digits', 'cifar10', 'cifar100'"),
         ("data.name=folder", "missing key 'data.image_size'"),
         ("name=a/b", "name: String should match pattern"),

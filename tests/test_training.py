@@ -188,8 +188,10 @@ def test_the_latest_epoch_within_a_standard_error_of_the_best_is_what_is_left(
     """Best by natural accuracy, or by that and robust accuracy where training is adversarial."""
     module, states = network(), list[nn.Module]()
     script = Script(natural(module), scores, observe=lambda: states.append(copy.deepcopy(module)))
-    recipe = recipe.model_copy(update={"epochs": len(scores), "guard_images": images})
-    history = run(module, script, tmp_path_factory.mktemp("fit") / "checkpoint", recipe)
+    recipe = recipe.model_copy(update={"epochs": len(scores), "guard_images": 10_000})
+    few = SETTINGS.data.model_copy(update={"validation": images})  # the guard can see no more
+    asked = SETTINGS.model_copy(update={"data": few})
+    history = run(module, script, tmp_path_factory.mktemp("fit") / "checkpoint", recipe, asked)
     assert [(each.natural, each.robust) for each in history] == scores
     counted = [worths(*each, recipe) for each in scores]
     best = max(range(len(scores)), key=lambda i: (fmean(counted[i]), i))
