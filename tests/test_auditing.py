@@ -220,6 +220,25 @@ def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
         audited(Saturated(), tmp_path)
 
 
+def test_nothing_is_attacked_where_nothing_stands() -> None:
+    case = Case(honest(), X, Y, THREAT, 0)
+
+    def attack(*_: object) -> Tensor:
+        raise AssertionError
+
+    nothing = torch.zeros_like(Y, dtype=torch.bool)
+    assert torch.equal(case.standing(attack, honest(), nothing), nothing)
+
+
+def test_the_loss_rises_alike_whatever_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(honest(), X, Y, THREAT, 0)
+    whole = case.rise(Surrogate.STE, 3)
+    assert len(whole) == 1 + 3
+    assert whole[-1] > whole[0]
+    monkeypatch.setattr("mbnas.auditing.case.BATCH", 50)
+    assert case.rise(Surrogate.STE, 3) == pytest.approx(whole, rel=1e-4)
+
+
 def test_pgd_of_the_paper_counts_both_iterates() -> None:
     last, every = Case(Misleading(), X, Y, THREAT, 0).by_the_paper(5, 0)
     natural = Case(Misleading(), X, Y, THREAT, 0).natural()

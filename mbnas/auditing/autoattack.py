@@ -16,13 +16,19 @@ def available() -> bool:
 
 
 def standard(model: Model, x: Tensor, y: Tensor, *, eps: float, seed: int) -> Tensor:
-    """APGD-CE, APGD-T, FAB-T and Square, 100 iterations and 5,000 queries; L-infinity."""
+    """APGD-CE, APGD-T, FAB-T and Square, 100 iterations and 5,000 queries; L-infinity.
+
+    With fewer than four classes without APGD-T, whose loss needs the fourth largest logit.
+    """
     from pyautoattack import AutoAttack  # noqa: PLC0415 (optional)
 
     with torch.random.fork_rng(devices=[]):  # it seeds torch itself
         attack = AutoAttack(_Module(model), eps=eps, seed=seed, device=x.device)
         with torch.no_grad():
-            targets = min(9, model(x[:1]).shape[1] - 1)
+            classes = model(x[:1]).shape[1]
+        if classes < 4:
+            attack.attacks_to_run.remove("apgd-t")
+        targets = min(9, classes - 1)
         attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = targets
         adversarial: Tensor = attack.run_standard_evaluation(x, y, batch_size=len(x))[0]
     return adversarial

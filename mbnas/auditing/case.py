@@ -84,6 +84,8 @@ class Case:
         """After ``attack`` through ``model``, of those that stood ``before``."""
         after = before.to(self.x.device).clone()
         for indices in torch.split(after.nonzero()[:, 0], BATCH):
+            if len(indices) == 0:  # torch splits nothing into one part
+                break
             x, y = self.x[indices], self.y[indices]
             after[indices] = self._correct(attack(model, x, y), y)
         return after
@@ -96,16 +98,22 @@ class Case:
 
     def rise(self, surrogate: Surrogate, steps: int) -> list[float]:
         """Mean cross-entropy at each iterate of PGD on it, the random start first."""
-        values: list[float] = []
-
-        def watched(x: Tensor) -> Tensor:
-            logits = self.network(x, surrogate)
-            values.append(losses.cross_entropy(logits.detach(), self.y).mean().item())
-            return logits
-
         attack = partial(self.pgd("cross-entropy", surrogate, steps), stop_when_broken=False)
-        watched(attack(watched, self.x, self.y))
-        return values
+
+        def summed(x: Tensor, y: Tensor) -> Tensor:
+            sums: list[Tensor] = []
+
+            def watched(z: Tensor) -> Tensor:
+                logits = self.network(z, surrogate)
+                sums.append(losses.cross_entropy(logits.detach(), y).sum())
+                return logits
+
+            watched(attack(watched, x, y))
+            return torch.stack(sums)
+
+        total = torch.stack([summed(x, y) for x, y in self._batches()]).sum(dim=0)
+        means: list[float] = (total / len(self.x)).tolist()
+        return means
 
     def zero_gradients(self, surrogate: Surrogate) -> float:
         """Fraction of images at which the gradient of cross-entropy is zero everywhere."""

@@ -101,8 +101,8 @@ def _sweep(evidence: Evidence) -> Check:
         f"{gap:.1f} pp",
         "5 pp (fails above 10)",
         _graded(gap, 5, 10),
-        f"What the strongest of the sweep ({evidence.strongest}) finds beyond the attack that the "
-        "search scores with.",
+        f"What the strongest of the sweep ({evidence.strongest}) finds beyond PGD as the threat "
+        "says.",
     )
 
 

@@ -146,14 +146,14 @@ def _by_the_paper(
 def _swept(
     case: Case, plan: Plan, ledger: Ledger, natural: Tensor
 ) -> tuple[Tensor, dict[Pair, Tensor]]:
-    """Under the attack of the search, and what each of the sweep leaves of that."""
+    """Under PGD as the threat says, and what each of the sweep leaves of that."""
     own = ("cross-entropy", case.threat.surrogate)
 
     def left(name: str, pair: Pair, steps: int, before: Tensor) -> Tensor:
         attack, model = case.pgd(*pair, steps), case.through(pair[1])
         return ledger.mask(name, partial(case.standing, attack, model, before))
 
-    scored = left("the attack of the search", own, case.threat.steps, natural)
+    scored = left("PGD as the threat says", own, case.threat.steps, natural)
     others = (pair for pair in _pairs(plan, own[1]) if pair != own)
     swept = {pair: left(_named(pair), pair, plan.sweep, scored) for pair in others}
     return scored, {own: scored} | swept
@@ -191,10 +191,13 @@ def _attacks(
         attacks[AUTOATTACK] = partial(autoattack.standard, eps=eps, seed=case.seed)
     white_box = {name: (attack, steered) for name, attack in attacks.items()}
     own = case.threat.surrogate
-    # To the last iterate: what barely fools the source fools no other network.
-    far = partial(case.pgd("cross-entropy", own, plan.sweep), stop_when_broken=False)
+
+    def far() -> Attack:
+        """To the last iterate: what barely fools the source fools no other network."""
+        return partial(case.pgd("cross-entropy", own, plan.sweep), stop_when_broken=False)
+
     transfer = {
-        f"{TRANSFER}{name}": (far, through(source, own)) for name, source in sources.items()
+        f"{TRANSFER}{name}": (far(), through(source, own)) for name, source in sources.items()
     }
     return white_box | transfer
 
