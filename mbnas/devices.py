@@ -8,7 +8,7 @@ from mbnas.errors import SettingsError
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the GPU if there is one.
+    """``auto`` is the GPU if there is one; from then on its convolutions are exact and repeatable.
 
     Raises:
         SettingsError: if there is no such device.
@@ -16,6 +16,12 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
-        raise SettingsError(f"no device {name!r} here; use auto, cpu or cuda") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"no device {name!r} here; use auto, cpu or cuda")
+    # By default cuDNN rounds what it convolves to 10 bits, and takes whatever algorithm is fastest.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    return device

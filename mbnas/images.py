@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mbnas.errors import SettingsError
 from mbnas.randomness import derive
 
 Batch = tuple[Tensor, Tensor]
@@ -93,9 +94,13 @@ class Images:
                 ``rng`` in the same state, which goes on differently in each.
         """
         size = min(size, len(self))
+        number, parts = part
+        if size < parts:
+            raise SettingsError(
+                f"batches of {size} images for {parts} processes; make batch_size at least {parts}"
+            )
         order = torch.randperm(len(self), generator=rng).to(self.positions.device)
         whole = torch.split(order[: len(self) // size * size], size)
-        number, parts = part
         if number:
             rng.manual_seed(derive(rng.initial_seed(), "part", number))
         for x, y in self._gather_each(each[number::parts] for each in whole):

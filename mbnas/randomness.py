@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def derive(seed: int, *purpose: object) -> int:
@@ -18,6 +19,11 @@ def derive(seed: int, *purpose: object) -> int:
 def generator(seed: int, *purpose: object) -> torch.Generator:
     """A CPU generator for one purpose; draws move to the device, so all devices see the same."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def uniform(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Numbers in [0, 1), shaped like ``x`` and where it is; a GPU does not wait for them."""
+    return torch.rand(x.shape, generator=rng, pin_memory=x.is_cuda).to(x, non_blocking=True)
 
 
 @contextmanager

@@ -143,6 +143,11 @@ def test_parts_of_a_batch_hold_each_image_once_and_are_augmented_apart() -> None
     assert not torch.equal(first, second)  # one picture, shifted otherwise
 
 
+def test_a_batch_has_an_image_for_every_process() -> None:
+    with pytest.raises(SettingsError, match="batches of 2 images for 3 processes"):
+        next(IMAGES.shuffled(2, shift=0, flip=False, rng=generator(0), part=(2, 3)))
+
+
 def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) -> None:
     settings = [part for each in (*TINY, "search.budget=1e6") for part in ("--set", each)]
     done = started_together(

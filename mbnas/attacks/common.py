@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mbnas.errors import DataError, SettingsError
+from mbnas.randomness import uniform
 
 Model = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to logits (B, classes)."""
@@ -54,7 +55,7 @@ def require_images(x: Tensor) -> None:
 
 def uniform_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     """A uniform point of the eps-ball around each image, clipped to [0, 1]; shape of ``x``."""
-    noise = torch.rand(x.shape, generator=generator).to(x) * 2 - 1
+    noise = uniform(x, generator) * 2 - 1
     return (x + eps * noise).clamp(0, 1)
 
 

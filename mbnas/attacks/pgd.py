@@ -14,6 +14,7 @@ from mbnas.attacks.common import (
     uniform_start,
 )
 from mbnas.losses import Loss, cross_entropy
+from mbnas.randomness import uniform
 
 
 def pgd(
@@ -62,7 +63,7 @@ def pgd(
             driven = loss(logits, aim[standing]).sum()
         (gradient,) = torch.autograd.grad(driven, images)
         if stop_when_broken:
-            still = right(logits, y[standing])
+            still = right(logits, y[standing]).nonzero()[:, 0]
             standing, images, gradient = standing[still], images[still], gradient[still]
             if len(standing) == 0:
                 break
@@ -94,7 +95,7 @@ def n_fgsm(
         (B, C, H, W) in [0, 1], within 2 eps + step of ``x``.
     """
     require_scale("eps", eps)
-    noise = torch.rand(x.shape, generator=generator).to(x) * 4 * eps - 2 * eps
+    noise = uniform(x, generator) * 4 * eps - 2 * eps
     return _stepped(model, x + noise, y, step).clamp(0, 1)
 
 

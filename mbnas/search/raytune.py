@@ -21,6 +21,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from mbnas.assignment import Assignment
+from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.session import Session
@@ -34,7 +35,7 @@ class Scorer(tune.Trainable):
     ) -> None:
         """Called once per worker."""
         torch.set_num_threads(1)
-        self.problem = problem.to(device)
+        self.problem = problem.to(pick_device(device.type))  # a worker sees its own GPU alone
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -99,7 +100,11 @@ def run(
     ours = not ray.is_initialized()
     if ours:
         _connect(address, workers)
-    gpus = 0 if device.type == "cpu" else 1 / workers
+    gpus = 0.0
+    if device.type == "cuda":
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = min(1.0, resources.get("GPU", 1) / workers)
+        torch.cuda.empty_cache()  # workers need what this process no longer does
     trainable = tune.with_parameters(Scorer, problem=problem.to(torch.device("cpu")), device=device)
     searcher = SessionSearcher(session, problem.space.layers)
     try:
