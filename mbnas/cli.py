@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -22,6 +23,7 @@ from mbnas.auditing import page
 from mbnas.bops import bops, itemise
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
+from mbnas.formats import Format
 from mbnas.progress import CONSOLE, show_messages
 from mbnas.search.executors import Executor, default_workers
 from mbnas.settings import Effort, Settings, Training
@@ -255,7 +257,8 @@ def train(
         },
     )
     settings = config.load(space or _named_like(backbone), changes)
-    words = (settings.name, format_, settings.retraining.training, f"seed{settings.seed}")
+    short = format_ if len(format_) < 32 else Format.parse(format_, settings.space.layers).id
+    words = (settings.name, short, settings.retraining.training, f"seed{settings.seed}")
     folder = out or Path("runs") / "-".join(words)
     try:
         metrics = pipeline.train_network(settings, format_, folder)
@@ -345,7 +348,8 @@ def _required(space: Path | None) -> Path:
 def _changes(overrides: Sequence[str] | None, flags: dict[str, Any]) -> list[str]:
     """Flags are shorthand for ``--set``; JSON strings are YAML, so paths survive."""
     given = {key: value for key, value in flags.items() if value is not None}
-    return [*(overrides or ()), *(f"{key}={json.dumps(str(v))}" for key, v in given.items())]
+    as_text = partial(json.dumps, ensure_ascii=False)  # YAML joins no pairs of surrogates
+    return [*(overrides or ()), *(f"{key}={as_text(str(v))}" for key, v in given.items())]
 
 
 def _resumed_settings(path: Path, space: Path | None, changes: Sequence[str]) -> Settings:

@@ -13,7 +13,7 @@ from mbnas.auditing import PLANS, Audit, audit, page
 from mbnas.checkpoints import NETWORK_FILE, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
 from mbnas.evaluation import Steered
-from mbnas.files import read_json, write_json, write_text
+from mbnas.files import alone_in, read_json, write_json, write_text
 from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.images import Images
@@ -56,13 +56,15 @@ def audit_checkpoint(
             retrained in the same run are tried in any case.
 
     Raises:
-        DataError: if a checkpoint is corrupt, or the images are not those it belongs to.
+        DataError: if a checkpoint is corrupt, the images are not those it belongs to, or another
+            process works in its folder.
     """
     network, format_, settings, images = _opened(path, overrides)
     folder = path if path.is_dir() else path.parent
     sources = {each.name: _network(each, images) for each in siblings(folder)}
     sources |= {str(each): _network(each, images) for each in transfer if not _same(each, path)}
-    return audited(network, format_.id, settings, images, folder, effort, sources)
+    with alone_in(folder):
+        return audited(network, format_.id, settings, images, folder, effort, sources)
 
 
 def audited(

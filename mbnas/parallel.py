@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from mbnas import files
 from mbnas.errors import MbnasError
 from mbnas.progress import CONSOLE
 
@@ -79,6 +81,18 @@ def led(compute: Callable[[], Value]) -> Value:
     if isinstance(box[0], MbnasError):
         raise box[0]
     return cast(Value, box[0])
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Inside, nobody but these processes works in ``folder``.
+
+    Raises:
+        DataError: if somebody does.
+    """
+    with ExitStack() as held:
+        led(lambda: held.enter_context(files.alone_in(folder)))
+        yield
 
 
 @contextmanager

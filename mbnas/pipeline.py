@@ -75,7 +75,7 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
     folder = parallel.led(lambda: runs.create(out, settings))
-    with suited_to(settings):
+    with parallel.alone_in(out), suited_to(settings):
         return _all_stages(folder, settings, data, executor)
 
 
@@ -87,7 +87,8 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
 
     Raises:
         SettingsError: if the run was started with other settings.
-        DataError: if the folder is no run, or was started on other images.
+        DataError: if the folder is no run, was started on other images, or another process works
+            in it.
     """
     executor.check()
     folder = runs.reopen(path)
@@ -98,7 +99,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         "leave them away to go on with it, or start a new run with --out",
     )
     data = datasets.load(settings.data, settings.seed)
-    with suited_to(settings):
+    with parallel.alone_in(path), suited_to(settings):
         return _all_stages(folder, settings, data, executor)
 
 
@@ -107,7 +108,8 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
 
     Raises:
         SettingsError: if the run has no such candidate, or retrained it with other settings.
-        DataError: if the folder is no run or its supernet is not trained yet.
+        DataError: if the folder is no run, was started on other images, or its supernet is not
+            trained yet.
     """
     folder = runs.reopen(path)
     require_same_networks(folder.settings(), settings, f"run {str(path)!r} was started")
@@ -115,10 +117,11 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
-    data = datasets.load(settings.data, settings.seed).to(device)
+    data = datasets.load(settings.data, settings.seed)
+    runs.record_data(folder, settings, data.fingerprint(), data.held_out)
     supernet = load_supernet(folder.supernet_file)
-    with suited_to(settings):
-        return _retrained(_Run(folder, settings, data, device), supernet, assignment)
+    with parallel.alone_in(path), suited_to(settings):
+        return _retrained(_Run(folder, settings, data.to(device), device), supernet, assignment)
 
 
 def train_network(settings: Settings, text: str, path: Path) -> Metrics:
@@ -140,7 +143,9 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
     done = finished(path, settings, format_, data.test)
     if done is not None:
         return done
-    with suited_to(settings):
+    require_named_networks(settings, data.test)
+    path.mkdir(parents=True, exist_ok=True)
+    with parallel.alone_in(path), suited_to(settings):
         return retrain(settings, format_, data.to(device), path, source=None, device=device)
 
 

@@ -16,9 +16,10 @@ import torch
 from mbnas import data as datasets
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
-from mbnas.checkpoints import load_network
+from mbnas.checkpoints import load_network, require_images_of
 from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
+from mbnas.files import alone_in
 from mbnas.formats import Family, Format
 from mbnas.journal import Journal
 from mbnas.networks import Network, build_network
@@ -77,19 +78,20 @@ def prune_network(
 
     Raises:
         SettingsError: if ``trained`` holds no float network, or ``path`` one trained otherwise.
-        DataError: if a file is missing or corrupt.
+        DataError: if a file is missing or corrupt, or ``trained`` was tested on other images.
     """
     dense, format_, _ = load_network(trained)
     if format_.family is not Family.FLOAT:
         raise SettingsError(f"{str(trained)!r} holds {format_}; only float networks are pruned")
     device, source = pick_device(settings.device), Dense(dense, family)
     data = datasets.load(settings.data, settings.seed)
+    require_images_of(trained, data.test)
     done = finished(path, settings, family, data.test)
     if done is not None:
         return done
     path.mkdir(parents=True, exist_ok=True)
     problem = Problem.of(source, data, settings)
-    with suited_to(settings):
+    with alone_in(path), suited_to(settings):
         trials = _searched(settings, problem, path, executor, device)
         training = settings.retraining.training
         best = max(trials, key=lambda each: worth(each.natural, each.robust, training))

@@ -78,7 +78,7 @@ def retrain(
 
     Raises:
         DataError: if a network that is named is missing or corrupt, or was trained on other images.
-        SettingsError: if the network to start from has other convolutions.
+        SettingsError: if the network to start from has other convolutions or validation images.
     """
     seed = derive(settings.seed, "retraining", format_)
     recipe = settings.retraining
@@ -152,7 +152,7 @@ def require_named_networks(settings: Settings, images: Images) -> None:
 
     Raises:
         DataError: if one is missing, corrupt, or was trained on other images.
-        SettingsError: if the one to start from has other convolutions.
+        SettingsError: if the one to start from has other convolutions or validation images.
     """
     recipe = settings.retraining
     if recipe.teacher is not None:
@@ -168,9 +168,15 @@ def _teacher(path: Path, images: Images, device: torch.device) -> Network:
 
 
 def _forerunner(path: Path, settings: Settings, images: Images) -> Network:
-    """The network to start from, whose convolutions must be those of ours."""
+    """The network to start from: of our convolutions, and taught none of our validation images."""
     network, _, trained = load_network(path)
     require_images_of(path, images)
+    if (trained.seed, trained.data.validation) != (settings.seed, settings.data.validation):
+        raise SettingsError(
+            f"{str(path)!r} was trained with seed={trained.seed} and "
+            f"data.validation={trained.data.validation}, thus on images that are held out here; "
+            "go on with those values"
+        )
     if network.backbone.rows != settings.table.rows:
         there, here = trained.backbone, settings.backbone
         raise SettingsError(

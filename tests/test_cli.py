@@ -287,6 +287,7 @@ def test_wrong_usage_is_explained(
         ("backbone.name=resnet19", "unknown backbone 'resnet19'; did you mean 'resnet1"),
         ("data.name=mnist", "data.name: Input should be 'digits', 'cifar10'"),
         ("device=quantum", "no device 'quantum' here; use auto, cpu or cuda"),
+        ("device=meta", "no device 'meta' here; use auto, cpu or cuda"),
         ("seed", "--set 'seed' is not of the form key.path=value"),
     ],
 )
@@ -387,6 +388,23 @@ def test_a_spoilt_journal_is_explained(mistake: Callable[..., str], run: Path) -
     for spoilt in (lines[0][:20] + "\n", "{}\n"):
         journal.write_text("".join([*lines[:3], spoilt, *lines[3:]]))
         assert repr(str(journal)) in mistake(*resumed, code=3)
+
+
+def test_a_folder_may_have_any_name(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = mistake("train", *SPACE, *FOLDER, "--format", "float", "--data", "\N{OWL}", code=3)
+    assert "'\N{OWL}/train'" in line
+
+
+def test_a_long_format_makes_no_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    layers = "2x1,1x2,1x1,2x2,1x1,2x1,1x2,2x2,1x1,1x2,2x2,2x1"
+    deep = ("--set", "backbone.name=resnet14", "--set", "retraining.training=natural")
+    assert call("train", *SPACE, *OVERRIDES, *deep, "--format", f"mbn{layers}") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == f"digits-{Assignment.parse(layers, 12).id}-natural-seed0"
 
 
 def test_a_run_is_never_overwritten(mistake: Callable[..., str], run: Path) -> None:

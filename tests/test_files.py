@@ -1,13 +1,15 @@
 """A file is written as a whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbnas.files import write_atomically, write_json, write_text
+from mbnas.errors import DataError
+from mbnas.files import alone_in, write_atomically, write_json, write_text
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=5), PLAIN, max_size=3)
@@ -58,3 +60,26 @@ def test_json_reads_back(tmp_path_factory: pytest.TempPathFactory, value: object
     path = tmp_path_factory.getbasetemp() / "value.json"
     write_json(path, value)
     assert json.loads(path.read_text()) == value
+
+
+def test_content_is_on_disk_before_it_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synchronised = tmp_path / "file", []
+
+    def fsync(handle: int) -> None:
+        synchronised.append((os.fstat(handle).st_size, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(path, "new")
+    assert synchronised == [(3, False)]
+
+
+def test_two_cannot_be_in_one_folder_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="only POSIX systems lock folders")
+    (tmp_path / "other").mkdir()
+    refused = pytest.raises(DataError, match="another process works in")
+    with alone_in(tmp_path), alone_in(tmp_path / "other"), refused, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass

@@ -19,7 +19,7 @@ from mbnas.auditing import PLANS
 from mbnas.checkpoints import load_network, load_supernet
 from mbnas.data import Data
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.files import read_json
+from mbnas.files import alone_in, read_json
 from mbnas.images import Images
 from mbnas.pipeline import Outcome
 from mbnas.report import COLUMNS
@@ -309,6 +309,21 @@ def test_a_retrained_network_is_not_passed_off_as_one_of_other_settings(
         pipeline.retrain_candidate(copied.path, metrics["id"], scratch)
     shutil.rmtree(copied.candidate(metrics["id"]))
     assert pipeline.retrain_candidate(copied.path, metrics["id"], scratch)["start"] == "scratch"
+
+
+def test_a_candidate_is_not_retrained_on_images_of_another_split(
+    outcome: Outcome, copied: RunFolder
+) -> None:
+    """Its supernet would know them."""
+    (metrics,) = outcome.retrained
+    other = tiny(f"search.budget={BUDGET}", "seed=1")
+    with pytest.raises(DataError, match="or they are split otherwise"):
+        pipeline.retrain_candidate(copied.path, metrics["id"], other)
+
+
+def test_a_run_belongs_to_one_process_at_a_time(outcome: Outcome, copied: RunFolder) -> None:
+    with alone_in(copied.path), pytest.raises(DataError, match="another process works in"):
+        pipeline.resume_search(copied.path, SETTINGS, Executor("inprocess"))
 
 
 def test_a_network_learns_from_a_teacher_that_knows_the_same_images(tmp_path: Path) -> None:

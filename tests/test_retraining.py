@@ -101,6 +101,10 @@ def test_it_starts_from_no_network_of_other_images_or_convolutions(tmp_path: Pat
     other = replace(DATA, test=noise(40, TABLE.image, TABLE.classes, 9))
     with pytest.raises(DataError, match="these test images are not those"):
         require_named_networks(named, other.test)
+    for change in ("seed=1", "data.validation=21"):
+        split = tiny(change, f"retraining.start={tmp_path / 'first'}")
+        with pytest.raises(SettingsError, match="on images that are held out here"):
+            require_named_networks(split, DATA.test)
     wide = tiny("backbone.width=4", f"retraining.start={tmp_path / 'first'}")
     with pytest.raises(SettingsError, match="of width 2, where a resnet8 of width 4"):
         retrain(wide, Format.multibit(MIXED), DATA, tmp_path / "wide", source=None, device=CPU)
