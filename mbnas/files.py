@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -51,9 +50,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             raise DataError(
                 f"another process works in {str(folder)!r}; wait for its end or choose another"
             ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
-                raise
+        except OSError:  # this file system locks no folders, NFS among others
+            pass
         yield
     finally:
         os.close(handle)

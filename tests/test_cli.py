@@ -18,6 +18,7 @@ from mbnas import cli, config, runs
 from mbnas.assignment import Assignment
 from mbnas.bops import bops, itemise
 from mbnas.files import read_json
+from mbnas.journal import Journal
 
 SPACE = ("--space", str(DIGITS))
 OVERRIDES = tuple(word for each in TINY for word in ("--set", each))
@@ -455,7 +456,7 @@ def test_a_folder_that_cannot_be_written_is_explained_at_once(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(Path, "write_bytes"), (os, "fsync")], ids=["weights", "journal"]
+    ("owner", "name"), [(Path, "write_bytes"), (Journal, "append")], ids=["weights", "journal"]
 )
 def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     finished: Path,

@@ -58,7 +58,7 @@ def square(
         if len(standing) == 0:
             break
         side = min(_side(share, (query - 1) / queries, height * width), height, width)
-        inside = _window(len(standing), side, height, width, generator).to(x.device)
+        inside = _windows(x[standing], side, generator)
         colour = either(len(standing), channels, 1, 1)
         squares = torch.where(colour, upper[standing], lower[standing])
         tried = torch.where(inside, squares, adversarial[standing])
@@ -74,10 +74,13 @@ def _side(share: float, progress: float, pixels: int) -> int:
     return max(1, round(math.sqrt(share / 2**halvings * pixels)))
 
 
-def _window(count: int, side: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """A square somewhere in each image, (count, 1, height, width) of bool."""
-    top = torch.randint(height - side + 1, (count, 1, 1, 1), generator=generator)
-    left = torch.randint(width - side + 1, (count, 1, 1, 1), generator=generator)
-    rows, columns = torch.arange(height).view(-1, 1), torch.arange(width)
-    below, right = rows - top, columns - left
+def _windows(x: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A square somewhere in each image of (B, C, H, W), (B, 1, H, W) of bool."""
+    count, _, height, width = x.shape
+    top, left = (
+        torch.randint(length - side + 1, (count, 1, 1, 1), generator=generator).to(x.device)
+        for length in (height, width)
+    )
+    below = torch.arange(height, device=x.device).view(-1, 1) - top
+    right = torch.arange(width, device=x.device) - left
     return (below >= 0) & (below < side) & (right >= 0) & (right < side)
