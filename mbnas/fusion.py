@@ -25,7 +25,7 @@ def suits(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.float32 and _available()
 
 
-_VARIANTS = 4 * MAX_BASES * len(Surrogate)  # heights of a step or a row, sums or none
+_VARIANTS = 8 * MAX_BASES * len(Surrogate)  # heights of a step or a row, either sums or none
 
 
 @cache

@@ -83,6 +83,7 @@ def backward(
     surrogate: Surrogate,
     *,
     sums: bool,
+    moments: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """scale dL/dz, sum dL/dz, sum (x - mean) dL/dz, and the gradients of thresholds and heights.
 
@@ -94,6 +95,7 @@ def backward(
         heights: (K, ...).
         surrogate: the derivative of sign.
         sums: whether the gradients for thresholds and heights are wanted; zero if not.
+        moments: whether the two sums are; zero if not.
     """
     x = loops.dense(x, period := mean.numel())
     slope = torch.empty_like(x)
@@ -112,6 +114,7 @@ def backward(
         _table(heights),
         _FORMS[surrogate],
         sums,
+        moments,
         loops.flat(slope),
         by_threshold,
         by_height,
@@ -274,6 +277,7 @@ def _descend(
     heights: Floats,
     form: float,
     sums: bool,
+    moments: bool,
     slope: Floats,
     by_threshold: Sums,
     by_height: Sums,
@@ -305,13 +309,18 @@ def _descend(
                         height_sum += upstream[i] if z[i] + threshold >= 0 else -upstream[i]
                     by_threshold[row, k] += threshold_sum
                     by_height[row, k] += height_sum
-            for i in range(len(z)):
-                descent = total[i] * upstream[i]
-                level[i] += descent
-                product[i] += descent * (read[i] - mean[i])
-                out[i] = descent * scale[i]
-        _fold(level, by_channel[row])
-        _fold(product, by_product[row])
+            if moments:
+                for i in range(len(z)):
+                    descent = total[i] * upstream[i]
+                    level[i] += descent
+                    product[i] += descent * (read[i] - mean[i])
+                    out[i] = descent * scale[i]
+            else:
+                for i in range(len(z)):
+                    out[i] = total[i] * upstream[i] * scale[i]
+        if moments:
+            _fold(level, by_channel[row])
+            _fold(product, by_product[row])
 
 
 @compiled

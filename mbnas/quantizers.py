@@ -92,6 +92,7 @@ class _Staircase(torch.autograd.Function):
             heights,
             ctx.surrogate,
             sums=any(wanted[3:5]),
+            moments=ctx.freedom is not None or any(wanted[1:3]),
         )
         if ctx.freedom is not None:
             count = x.numel() // mean.numel()
@@ -123,6 +124,7 @@ def plain_backward(
     surrogate: Surrogate,
     *,
     sums: bool,
+    moments: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What :func:`mbnas.kernels.backward` returns."""
     centred = x - mean
@@ -138,8 +140,10 @@ def plain_backward(
             signed = torch.where(shifted >= 0, gradient, -gradient)
             by_height[k] = signed.sum_to_size(height.shape)
     slope.mul_(gradient)
-    level = slope.sum_to_size(mean.shape)
-    product = centred.mul_(slope).sum_to_size(mean.shape)
+    level, product = torch.zeros_like(mean), torch.zeros_like(mean)
+    if moments:
+        level = slope.sum_to_size(mean.shape)
+        product = centred.mul_(slope).sum_to_size(mean.shape)
     return slope.mul_(scale), level, product, by_threshold, by_height
 
 

@@ -40,7 +40,7 @@ def test_fused_functions_are_the_plain_ones_and_no_size_is_compiled_for() -> Non
     assert torch.equal(fusion.fused(plain_forward)(x, *others), plain_forward(x, *others))
     for surrogate in (Surrogate.STE, Surrogate.TANH):
         found, expected = (
-            each(x, gradient, *others, surrogate, sums=True)
+            each(x, gradient, *others, surrogate, sums=True, moments=True)
             for each in (fusion.fused(plain_backward), plain_backward)
         )
         for one, other in zip(found, expected, strict=True):

@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 from unittest import mock
 
@@ -92,9 +94,9 @@ def test_the_gradients_are_those_of_the_plain_version_in_float64(
     channels_last: bool,
 ) -> None:
     case, upstream = drawn(seed, steps, shape, kind, channels_last)
-    found = kernels.backward(case.x, upstream, *case[1:], surrogate, sums=True)
+    found = kernels.backward(case.x, upstream, *case[1:], surrogate, sums=True, moments=True)
     exact = plain_backward(
-        case.x.double(), upstream.double(), *case.double()[1:], surrogate, sums=True
+        case.x.double(), upstream.double(), *case.double()[1:], surrogate, sums=True, moments=True
     )
     noise = 1e-5 * math.sqrt(case.x.numel()) * steps
     for got, want in zip(found, exact, strict=True):
@@ -120,22 +122,26 @@ def test_the_result_does_not_depend_on_the_number_of_threads(kind: str) -> None:
 
     def run(threads: int) -> tuple[Tensor, ...]:
         with mock.patch("torch.get_num_threads", return_value=threads):
-            found = kernels.backward(case.x, upstream, *case[1:], Surrogate.TANH, sums=True)
+            found = kernels.backward(
+                case.x, upstream, *case[1:], Surrogate.TANH, sums=True, moments=True
+            )
             return kernels.forward(*case), *kernels.moments(case.x), *found
 
     for alone, shared in zip(run(1), run(5), strict=True):
         assert torch.equal(alone, shared)
 
 
-def test_without_sums_thresholds_and_heights_get_nothing() -> None:
+@pytest.mark.parametrize("backward", [kernels.backward, plain_backward])
+def test_what_is_not_wanted_is_zero_and_all_else_the_same(
+    backward: Callable[..., tuple[Tensor, ...]],
+) -> None:
     case, upstream = drawn(0, 3, (4, 16, 32, 32), "batch-norm", False)
-    full, less = (
-        kernels.backward(case.x, upstream, *case[1:], Surrogate.TANH, sums=sums)
-        for sums in (True, False)
-    )
-    assert all(torch.equal(one, other) for one, other in zip(full[:3], less[:3], strict=True))
-    assert not less[3].any()
-    assert not less[4].any()
+    full = backward(case.x, upstream, *case[1:], Surrogate.TANH, sums=True, moments=True)
+    for sums, moments in product((False, True), repeat=2):
+        wanted = (True, moments, moments, sums, sums)
+        found = backward(case.x, upstream, *case[1:], Surrogate.TANH, sums=sums, moments=moments)
+        for got, whole, want in zip(found, full, wanted, strict=True):
+            torch.testing.assert_close(got, whole if want else torch.zeros_like(whole))
 
 
 def test_an_upstream_gradient_may_be_expanded_or_laid_out_otherwise() -> None:
@@ -145,7 +151,7 @@ def test_an_upstream_gradient_may_be_expanded_or_laid_out_otherwise() -> None:
     assert x.grad is not None
     ones, zero = torch.ones(x.shape), torch.zeros(())
     expected = plain_backward(
-        x.detach(), ones, zero, zero + 1, zero, *case[4:], Surrogate.STE, sums=False
+        x.detach(), ones, zero, zero + 1, zero, *case[4:], Surrogate.STE, sums=False, moments=False
     )
     torch.testing.assert_close(x.grad, expected[0])
 
