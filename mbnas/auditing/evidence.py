@@ -31,7 +31,7 @@ class Evidence:
     Attributes:
         natural: without an attack.
         last, every: by the paper's PGD, at the last and at every iterate; iterations -> (runs, n).
-        scored: under the attack that search scores candidates with.
+        scored: under PGD as the threat says.
         sweep: of these, under each attack of the sweep, ``<loss>, <surrogate>``; each begins with
             all of them.
         strongest: which of the sweep left the fewest.
