@@ -132,7 +132,8 @@ class DataSettings(_Frozen):
     Attributes:
         name: a known data set, or ``folder`` for any folder in ImageFolder layout
             (``train/<class>/*``, ``test/<class>/*`` or ``val/<class>/*``).
-        root: the folder; a root in ImageFolder layout is read as such whatever the name.
+        root: the folder, which digits do not have; one in ImageFolder layout is read as such
+            whatever the name.
         image_size: side in pixels; only ``folder`` must state it.
         classes: how many there are; only ``folder`` must state it.
         validation: images held out of the training set for search and checkpoint selection.

@@ -165,11 +165,16 @@ def test_search_prints_its_result_on_stdout_and_all_else_on_stderr(
 def test_flags_are_short_for_settings(run: Path, capsys: Capture) -> None:
     chosen = ("--seed", "3", "--evaluations", "4", "--retrain", "0", "--budget", "1.2e5")
     out = run.parent / "other"
-    assert call(*SEARCH, *chosen, "--out", str(out), "--data", "~/x: y", "--json") == 0
+    assert call(*SEARCH, *chosen, "--out", str(out), "--json") == 0
     settings = runs.RunFolder(out).settings()
     same = ("seed=3", "search.evaluations=4", "retraining.candidates=0", "search.budget=1.2e5")
-    assert settings == tiny(*same, "data.root='~/x: y'")
+    assert settings == tiny(*same)
     assert json.loads(capsys.readouterr().out)["retrained"] == []
+
+
+def test_digits_are_in_no_folder(mistake: Callable[..., str]) -> None:
+    line = mistake(*SEARCH, "--budget", "1.2e5", "--data", "~/x: y", code=3)
+    assert "digits come with scikit-learn, not from '~/x: y'; leave away --data" in line
 
 
 def test_the_run_folder_is_named_after_what_was_asked(
