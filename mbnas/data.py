@@ -112,8 +112,8 @@ def _read(settings: DataSettings) -> tuple[Images, Images]:
     if settings.name == "digits":
         if settings.root is not None:
             raise DataError(
-                f"digits come with scikit-learn, not from {str(settings.root)!r}; leave away --data "
-                "or say what lies there by --set data.name=cifar10, ... or folder"
+                f"digits come with scikit-learn, not from {str(settings.root)!r}; leave away "
+                "--data, or say what lies there by --set data.name=folder"
             )
         return _digits()
     if settings.root is None:

@@ -427,8 +427,9 @@ def ranking(result: Result) -> str:
         for assignment in [Assignment.parse(each["assignment"], measured["layers"])]
         if each["retrained"] or assignment.is_uniform
     ]
-    ranked = table(["ranked by", "natural accuracy", "accuracy under PGD", "worst case"], rows)
-    header = ["trained from scratch", "chosen", "MBOPS", "natural %", "PGD %", "worst case %"]
+    names = {"natural": "natural", "robust": "PGD", "worst case": "worst case"}
+    ranked = table(["ranked by", *(names[each] for each in taus)], rows)
+    header = ["trained from scratch", "chosen", "MBOPS", *(f"{names[each]} %" for each in taus)]
     return f"{described}\n\n{ranked}\n\n{table(header, reached)}"
 
 
