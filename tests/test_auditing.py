@@ -17,8 +17,8 @@ from mbnas import backbones
 from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS, Audit, Verdict, audit, page, withstanding
 from mbnas.auditing.case import Case
-from mbnas.auditing.checks import Check
-from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER
+from mbnas.auditing.checks import Check, judge, percent
+from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER, Evidence
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
@@ -145,6 +145,62 @@ def test_the_worst_case_is_the_worst_of_everything(of_honest: Audit) -> None:
         assert not (evidence.worst & ~mask).any()
     turns = [evidence.swept, *evidence.standing.values()]
     assert all(not (after & ~before).any() for before, after in pairwise(turns))
+
+
+def test_the_headline_counts_what_only_the_last_attacks_find(tmp_path: Path) -> None:
+    """Nothing that follows a gradient finds it."""
+    honest()  # is trained by the first call, which must not be an audit's
+    found = audited(Shattered(), tmp_path)
+    swept, worst = (percent(each) for each in (found.evidence.swept, found.evidence.worst))
+    assert worst < swept - 3
+    assert page.record(found)["worst_case"]["accuracy"] == pytest.approx(worst / 100)
+    assert page.headline(found).startswith(f"{worst:.1f} %")
+
+
+def of_100(right: int) -> Tensor:
+    return torch.arange(100) < right
+
+
+def sound() -> Evidence:
+    """Of 100 images of which every attack leaves the same 60."""
+    left = of_100(60)
+    return Evidence(
+        natural=of_100(90),
+        noise=of_100(90),
+        last={20: left[None]},
+        every={20: left[None]},
+        scored=left,
+        sweep={"own": left},
+        strongest="own",
+        swept=left,
+        standing={"APGD-CE": left, f"{DOUBLED}20 steps": left, f"{SQUARE}9": left},
+        radii={0.0: 0.9, 0.1: 0.6, 1.0: 0.0},
+        rises={"ste": [0.0, 1.0, 1.0, 1.0, 1.0]},
+        zero_gradients={"ste": 0.0},
+    )
+
+
+PASSES, WARNS, FAILS = Verdict.PASS, Verdict.WARN, Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("name", "verdicts"),
+    [
+        ("gap to the worst case", {0: PASSES, 5: PASSES, 6: WARNS, 10: WARNS, 11: FAILS}),
+        ("Square, gradient-free", {0: PASSES, 1: PASSES, 2: WARNS, 3: WARNS, 4: FAILS}),
+    ],
+)
+def test_verdicts_change_at_their_thresholds(name: str, verdicts: dict[int, Verdict]) -> None:
+    """Percentage points that Square finds beyond all before it."""
+
+    def verdict(points: int) -> Verdict:
+        evidence = sound()
+        evidence.standing[f"{SQUARE}9"] = of_100(60 - points)
+        (check,) = (each for each in judge(evidence) if each.name == name)
+        return check.verdict
+
+    assert all(check.verdict is PASSES for check in judge(sound()))
+    assert {points: verdict(points) for points in verdicts} == verdicts
 
 
 def test_iterations_and_starts_are_doubled_until_nothing_changes(tmp_path: Path) -> None:

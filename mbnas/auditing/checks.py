@@ -57,7 +57,7 @@ def overall(checks: list[Check]) -> Verdict:
 
 def percent(mask: Tensor) -> float:
     """Images of a mask (n,), or of all runs (k, n), that are right."""
-    return 100 * float(mask.float().mean())
+    return 100 * int(mask.sum()) / mask.numel()
 
 
 def _graded(value: float, passes: float, warns: float) -> Verdict:
