@@ -133,3 +133,24 @@ def test_the_targeted_attack_leaves_alone_what_is_broken() -> None:
     apgd_targeted(counting(five, sizes), x, y, eps=1, steps=5, generator=seeded(), targets=4)
     assert sizes[:2] == [50, 50]
     assert sum(sizes) < 50 * 10
+
+
+def test_moves_are_those_of_the_paper() -> None:
+    """Croce & Hein 2020, Alg. 1: momentum 3/4; after 22 of 100 steps half of it, from the best."""
+    eps = 0.4
+    x, y = torch.full((8, 1, 1, 1), 0.5, dtype=torch.float64), torch.zeros(8, dtype=torch.long)
+    seen: list[Tensor] = []
+
+    def wavy(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        height = (40 * z.flatten(1).mean(1)).sin()
+        return torch.stack((9 - height, torch.zeros_like(height)), dim=1)
+
+    apgd(wavy, x, y, eps=eps, steps=100, generator=seeded(), loss=losses.margin)
+    past = torch.stack(seen[:23])
+    best = past.gather(0, (40 * past).sin().argmax(0, keepdim=True))[0]
+    for k, (before, at, after) in enumerate(zip(seen, seen[1:], seen[2:24], strict=False), 1):
+        here, step = (best, eps) if k == 22 else (at, 2 * eps)
+        z = (here + step * (40 * here).cos().sign()).clamp(0.5 - eps, 0.5 + eps)
+        moved = here + 0.75 * (z - here) + 0.25 * (here - before)
+        torch.testing.assert_close(after, moved.clamp(0.5 - eps, 0.5 + eps))

@@ -322,6 +322,11 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache(
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
+def test_only_folders_are_scaled() -> None:
+    with pytest.raises(DataError, match=r"8x8 pixels, data\.image_size says 4; only folders"):
+        load(DataSettings(name="digits", image_size=4, validation=300), seed=0)
+
+
 # Torchvision's own files
 
 

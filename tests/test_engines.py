@@ -15,7 +15,7 @@ from mbnas import backbones
 from mbnas.assignment import Assignment, Space
 from mbnas.bops import bops
 from mbnas.pareto import hypervolume, objectives
-from mbnas.search.engines import Engine, engine
+from mbnas.search.engines import Engine, PymooNSGA2, engine
 from mbnas.search.feasibility import Gate
 from mbnas.search.problem import Trial
 from mbnas.settings import SearchSettings
@@ -196,4 +196,15 @@ def drawn(seed: int) -> float:
 @every_engine
 def test_a_search_dominates_clearly_more_than_random_candidates(name: str) -> None:
     seeds = range(3)
-    assert fmean(searched(name, seed) for seed in seeds) > 1.15 * fmean(map(drawn, seeds))
+    clearly = {"optuna": 1.15, "pymoo": 2.1}[name]  # blind to the scores pymoo comes to 1.35
+    assert fmean(searched(name, seed) for seed in seeds) > clearly * fmean(map(drawn, seeds))
+
+
+def test_pymoo_credits_scores_to_what_was_scored() -> None:
+    """Not to the proposal in whose place a candidate within the budget came."""
+    one = replace(WIDE, budget=14).engine("pymoo")
+    assert isinstance(one, PymooNSGA2)
+    for _ in range(3):
+        asked = one.ask()
+        one.tell(list(map(scored, asked)))
+    assert [WIDE.space.decode(each) for each in one._asked.get("X")] == asked

@@ -253,6 +253,19 @@ def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
     assert scores.pgd == scores.attacks[f"{surrogate}_any"]
 
 
+def test_every_run_and_every_seed_starts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = set()
+
+    def attacked(_: object, __: object, ___: object, rng: torch.Generator, ____: int) -> Tensor:
+        starts.add(float(torch.rand(1, generator=rng)))
+        return torch.ones(2, 8)
+
+    monkeypatch.setattr("mbnas.final.at_last_and_every", attacked)
+    for seed in (0, 1):
+        final_scores(masked, grey([115] * 8, [0] * 8), reporting(Surrogate.STE), seed=seed)
+    assert len(starts) == 2 * 3
+
+
 def test_the_report_depends_on_the_seed_only() -> None:
     model, images, config = network(), images_of_noise(24), reporting(Surrogate.TANH)
     torch.manual_seed(1)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny
+from helpers import same, tiny
 
 from mbnas import data as datasets
 from mbnas.bops import bops
 from mbnas.errors import SettingsError
+from mbnas.evaluation import Scores, recalibrate, scoring_stages
+from mbnas.networks import freeze
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
 from mbnas.search.engines import engine
@@ -39,6 +41,30 @@ def problem() -> Problem:
         objective=Robustness.PGD,
         seed=0,
     )
+
+
+def test_a_candidate_has_statistics_of_its_own(problem: Problem) -> None:
+    assignment = problem.space.smallest
+    plain, found = freeze(problem.source.network(assignment)), problem.candidate(assignment)
+    assert not same(found, plain)
+    recalibrate(plain, problem.calibration)
+    assert same(found, plain)
+
+
+@pytest.mark.parametrize("objective", list(Robustness))
+def test_candidates_are_scored_by_the_objective_of_the_settings(
+    problem: Problem, objective: Robustness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, seen = tiny(f"search.objective={objective}"), []
+
+    def measure(*arguments: object) -> Scores:
+        seen.append(arguments[4])
+        return Scores(1, 1, 0)
+
+    monkeypatch.setattr("mbnas.search.problem.measure", measure)
+    asked = Problem.of(problem.source, datasets.load(settings.data, 0), settings)
+    asked.score(problem.space.smallest)
+    assert seen == [scoring_stages(objective, settings.threat)]
 
 
 def journal(problem: Problem, executor: Executor, path: Path) -> Journal:

@@ -75,6 +75,7 @@ def started_together(*command: str, folder: Path) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,  # a process that waits for the other one would wait for days
     )
 
 
@@ -152,7 +153,14 @@ def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) 
     settings = [part for each in (*TINY, "search.budget=1e6") for part in ("--set", each)]
     done = started_together(
         "--no-python",
-        *("mbnas", "search", "--space", str(DIGITS), "--executor", "inprocess"),
+        *(
+            str(Path(sys.executable).with_name("mbnas")),
+            "search",
+            "--space",
+            str(DIGITS),
+            "--executor",
+            "inprocess",
+        ),
         *("--out", "run", "--json", *settings),
         folder=tmp_path,
     )

@@ -25,7 +25,8 @@ from mbnas.attacks import (
 )
 from mbnas.errors import DataError, SettingsError
 from mbnas.networks import freeze, multibit
-from mbnas.settings import Surrogate
+from mbnas.objectives import perturbed
+from mbnas.settings import Recipe, Surrogate, Training
 
 
 @given(
@@ -149,6 +150,26 @@ def test_n_fgsm_steps_from_stronger_noise_and_is_not_projected() -> None:
     assert not adversarial.requires_grad
     box = n_fgsm(linear, x, y, eps=0.5, step=0.5, generator=seeded())
     assert (box.min(), box.max()) == (0, 1)
+
+
+def test_single_steps_by_hand_where_the_gradient_turns() -> None:
+    """It points away from 1/2, on either side: noise and step have the same sign everywhere."""
+
+    def hill(z: Tensor) -> Tensor:
+        return torch.stack(
+            (-((z - 0.5) ** 2).flatten(1).sum(1), torch.zeros_like(z[:, 0, 0, 0])), 1
+        )
+
+    x, y = torch.full((64, 1, 2, 2), 0.5, dtype=torch.float64), torch.zeros(64, dtype=torch.long)
+    noise = 2 * torch.rand(x.shape, generator=seeded()).double() - 1
+    for training, radius, default in ((Training.FASTAT, 0.1, 0.125), (Training.N_FGSM, 0.2, 0.1)):
+        for step in (None, 0.03):
+            moved = radius * noise + (step or default) * noise.sign()
+            if training is Training.FASTAT:  # back into the ball
+                moved = moved.clamp(-0.1, 0.1)
+            recipe = Recipe(epochs=1, training=training, step=step)
+            found = perturbed(hill, x, y, 0.1, recipe, seeded())
+            torch.testing.assert_close(found, x + moved, atol=1e-6, rtol=0)
 
 
 def test_the_generator_decides_everything() -> None:

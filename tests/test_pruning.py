@@ -1,5 +1,6 @@
 """Pruned baselines: masks, their gradients, and a search that keeps to half the BOPS."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,10 @@ def test_the_best_within_half_the_cost_is_fine_tuned(
     assert metrics["start"] == "dense"
     trials = (tmp_path / "pruned" / "trials.jsonl").read_text().splitlines()
     assert len(trials) == SETTINGS.search.evaluations
+    records = [json.loads(line) for line in trials]
+    best = max(records, key=lambda each: each["natural"])
+    assert metrics["assignment"] == best["assignment"]
+    assert best["natural"] > min(each["natural"] for each in records)
     before = load_network(trained)[0]
     assert not same(network.convolutions, before.convolutions)  # fine-tuned
     monkeypatch.setattr(pruning, "retrain", None)

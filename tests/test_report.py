@@ -186,6 +186,22 @@ def test_tables_fit_80_columns_and_cut_nothing_off(file: Path) -> None:
         assert all(part in text for cell in written for part in cell.split())
 
 
+def test_tables_say_what_was_measured() -> None:
+    found = trials(SETTINGS)
+    front = pareto_table(found, worst_cases(found))
+    worst = [worst_cases(found)[trial.id] for trial in found]
+    for column, fractions in (
+        (2, [trial.natural for trial in found]),
+        (3, [trial.robust for trial in found]),
+        (4, worst),
+    ):
+        assert list(front.columns[column].cells) == [f"{each:.1%}" for each in fractions]
+    audit = {"worst_case": {"accuracy": 0.25}, "natural": {"accuracy": 0.75}, "verdict": "FAIL"}
+    audited = {**metrics(SETTINGS, found[0]), "audit": audit}
+    table = retrained_table([audited], SETTINGS.space.layers)
+    assert list(table.columns[4].cells) == ["25.0% FAIL"]
+
+
 @EVERY_SPACE
 def test_the_cost_table_adds_up(file: Path) -> None:
     settings = config.load(file)

@@ -118,6 +118,7 @@ def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ending]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         check=True,
+        timeout=1800,
     )
     codes = map(int, told.stdout.split())
     return {

@@ -14,9 +14,11 @@ from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network
 from mbnas.data import Data
 from mbnas.errors import DataError, SettingsError
+from mbnas.evaluation import Scores, guard_stages
 from mbnas.files import read_json
 from mbnas.final import final_scores
 from mbnas.formats import Format
+from mbnas.images import Images
 from mbnas.networks import Network, freeze
 from mbnas.precision import computed_in
 from mbnas.retraining import require_named_networks, retrain
@@ -94,13 +96,39 @@ def test_it_starts_from_the_network_that_the_settings_name(tmp_path: Path) -> No
     assert same(load_network(tmp_path / "next")[0], load_network(tmp_path / "first")[0])
 
 
-def test_it_starts_from_no_network_of_other_images_or_convolutions(tmp_path: Path) -> None:
-    """Other images may be among those that it learned from."""
+def test_epochs_are_judged_by_the_guard_on_validation_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measure(_: object, images: Images, __: object, ___: object, stages: object) -> Scores:
+        seen.append((images, stages))
+        return Scores(0.5, 0.5, None)
+
+    monkeypatch.setattr(retraining, "measure", measure)
+    from_scratch(tmp_path)
+    assert len(seen) == SETTINGS.retraining.epochs
+    for images, stages in seen:
+        assert torch.equal(images.pixels[images.positions], DATA.validation.pixels[:20])
+        assert stages == guard_stages(SETTINGS.threat, SETTINGS.retraining.guard_steps)
+
+
+@pytest.mark.parametrize("role", ["start", "teacher"])
+def test_no_network_of_other_images_takes_part(tmp_path: Path, role: str) -> None:
+    """Test images may be among those that it learned from."""
     from_supernet(tmp_path / "first")
-    named = tiny(f"retraining.start={tmp_path / 'first'}")
+    named = tiny(f"retraining.{role}={tmp_path / 'first'}")
     other = replace(DATA, test=noise(40, TABLE.image, TABLE.classes, 9))
+    require_named_networks(named, DATA.test)
     with pytest.raises(DataError, match="these test images are not those"):
         require_named_networks(named, other.test)
+    with pytest.raises(DataError, match="these test images are not those"):
+        retrain(named, Format.multibit(MIXED), other, tmp_path / "next", source=None, device=CPU)
+
+
+def test_it_starts_from_no_network_of_another_split_or_other_convolutions(tmp_path: Path) -> None:
+    """What is held out here may be among those that it learned from."""
+    from_supernet(tmp_path / "first")
     for change in ("seed=1", "data.validation=21"):
         split = tiny(change, f"retraining.start={tmp_path / 'first'}")
         with pytest.raises(SettingsError, match="on images that are held out here"):

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
+from mbnas.images import Batch, Images
 from mbnas.networks import Network
 from mbnas.objectives import (
     Accumulate,
@@ -160,6 +161,25 @@ def test_a_step_is_as_long_as_the_rate_in_the_middle_of_its_batch(
     run(module, Script(lambda _: accumulate), tmp_path / "checkpoint", recipe)
     moved = (module[1].weight - before).abs().max().item()
     assert moved == pytest.approx(triangular(0.5, recipe.learning_rate, warmup), rel=1e-3)
+
+
+def test_training_augments_as_the_settings_say_and_moves_batch_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, original = [], Images.shuffled
+
+    def shuffled(
+        self: Images, size: int, *, shift: int, flip: bool, **others: object
+    ) -> Iterator[Batch]:
+        seen.append((shift, flip))
+        return original(self, size, shift=shift, flip=flip, **others)
+
+    monkeypatch.setattr(Images, "shuffled", shuffled)
+    module = network().eval()  # as one that is fine-tuned
+    before = module.head.running_mean.clone()
+    run(module, Script(natural(module)), tmp_path / "checkpoint", NATURAL)
+    assert set(seen) == {(SETTINGS.data.shift, SETTINGS.data.flip)} == {(1, True)}
+    assert not torch.equal(module.head.running_mean, before)
 
 
 EIGHTHS = st.integers(2, 4)  # of the images are right; too close together for a collapse
