@@ -42,13 +42,18 @@ def settings_of(row: Row, arguments: argparse.Namespace) -> mbnas.Settings:
     changes = (
         f"backbone.name={arguments.model}",
         f"data.name={arguments.dataset}",
-        f"data.root={json.dumps(str(arguments.data))}",
+        *images_of(arguments),
         f"seed={row['seed']}",
         f"retraining.training={row['training']}",
         *THREATS[row["training"]],
         *arguments.set,
     )
     return mbnas.load(arguments.space, changes)
+
+
+def images_of(arguments: argparse.Namespace) -> list[str]:
+    """Where they are now, as a change of settings."""
+    return [f"data.root={json.dumps(str(arguments.data))}"] if arguments.data else []
 
 
 def folder_of(row: Row, format_: str, arguments: argparse.Namespace) -> Path:
@@ -65,12 +70,12 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         metrics = prune_network(settings, Family(format_), dense, folder, executor)
     else:
         metrics = mbnas.train_network(settings, format_, folder)
-    images = f"data.root={json.dumps(str(arguments.data))}"
+    images = images_of(arguments)
     longer = folder / "pgd50.json"
     if not longer.exists():
-        write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50", images]))
+        write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50", *images]))
     pgd20, pgd50 = (each["test"]["attacks"] for each in (metrics, read_json(longer)))
-    audit = bench.quick_audit(folder, settings, [images])
+    audit = bench.quick_audit(folder, settings, images)
     return {
         **row,
         "bops": metrics["bops"],
@@ -173,7 +178,7 @@ def all_measured(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of the images, if not the usual one")
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--model", default="resnet20", help="backbone that is trained")
     parser.add_argument("--space", help="whose recipe (default: search_spaces/MODEL.yaml)")

@@ -30,7 +30,8 @@ NATURAL = SupernetRecipe(
 )
 FASTAT = NATURAL.model_copy(update={"training": Training.FASTAT, "step": 0.125})
 SEED = 5
-SETTINGS = tiny("data.shift=1", "data.flip=true", "data.validation=256")
+CHANGES = ("data.shift=1", "data.flip=true", "data.validation=256")
+SETTINGS = tiny(*CHANGES)
 Passes = list[tuple[Tensor, tuple[object, ...]]]
 
 

@@ -68,7 +68,7 @@ def test_a_table_is_made_once_and_goes_on_where_it_stopped(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
-    options = ["--data", str(tmp_path / "none"), "--work", str(tmp_path / "work")]
+    options = ["--work", str(tmp_path / "work")]
     options += ["--space", "search_spaces/digits.yaml", "--model", "resnet8", "--dataset", "digits"]
     options += ["--trainings", "natural", "--formats", "mbn1x1", "pact2x2", "--name", "tiny"]
     options += [part for change in TINY for part in ("--set", change)]

@@ -15,6 +15,7 @@ from helpers import same, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lessons import (
+    CHANGES,
     FASTAT,
     IMAGES,
     NATURAL,
@@ -277,12 +278,12 @@ def test_a_training_begun_with_other_settings_does_not_go_on(change: str, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run(module, Script(natural(module), stop=(3, 0)), checkpoint)
     key, _, value = change.partition("=")
-    other = tiny("data.shift=1", "data.flip=true", change)
+    other = tiny(*CHANGES, change)
     with pytest.raises(
         SettingsError, match=rf"begun with other settings \(settings\.{key}: .* -> {value}\)"
     ):
         run(module, Script(natural(module)), checkpoint, asked=other)
-    elsewhere = tiny("data.shift=1", "data.flip=true", "data.root=moved", "device=cpu")
+    elsewhere = tiny(*CHANGES, "data.root=moved", "device=cpu")
     assert len(run(module, Script(natural(module)), checkpoint, asked=elsewhere)) == NATURAL.epochs
 
 
