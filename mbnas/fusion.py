@@ -37,7 +37,8 @@ def fused(function: _Function) -> _Function:
 
     def call(*arguments: object, **flags: bool) -> object:
         # Each thread has a limit of its own, and a GPU's backward passes run in another one.
-        torch._dynamo.config.recompile_limit = _VARIANTS
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(_VARIANTS, limit)
         # Of parameters torch would compile for every shape.
         return compiled(*(x.detach() if isinstance(x, Tensor) else x for x in arguments), **flags)
 

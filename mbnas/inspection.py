@@ -63,8 +63,7 @@ def audit_checkpoint(
     folder = path if path.is_dir() else path.parent
     sources = {each.name: _network(each, images) for each in siblings(folder)}
     sources |= {str(each): _network(each, images) for each in transfer if not _same(each, path)}
-    with alone_in(folder):
-        return audited(network, format_.id, settings, images, folder, effort, sources)
+    return audited(network, format_.id, settings, images, folder, effort, sources)
 
 
 def audited(
@@ -76,11 +75,16 @@ def audited(
     effort: Effort,
     sources: Mapping[str, Steered],
 ) -> Audit:
-    """Audit a frozen network on test images and write the result to ``folder``."""
+    """Audit a frozen network on test images and write the result to ``folder``.
+
+    Raises:
+        DataError: if another process works there.
+    """
     plan = PLANS[effort]
     x, y = images.gather(slice(plan.images))
     journal = Journal(folder / f"audit-{effort}.jsonl")
-    with suited_to(settings):
+    record = audit_file(folder, effort)
+    with alone_in(folder), suited_to(settings):
         found = audit(
             network,
             x,
@@ -91,10 +95,9 @@ def audited(
             journal=journal,
             sources=sources,
         )
-    record = audit_file(folder, effort)
-    write_text(record.with_suffix(".html"), page.page(found, name))
-    write_json(record, page.record(found))
-    journal.remove()
+        write_text(record.with_suffix(".html"), page.page(found, name))
+        write_json(record, page.record(found))
+        journal.remove()
     return found
 
 

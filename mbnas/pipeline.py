@@ -19,7 +19,7 @@ from mbnas.checkpoints import load_network, load_supernet
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.files import alone_in, read_json
+from mbnas.files import read_json
 from mbnas.formats import Format
 from mbnas.inspection import audit_file, audit_of, audited
 from mbnas.networks import freeze
@@ -245,8 +245,7 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
         if audit_of(folder, effort, run.settings) is None:
             others = {each: networks[each] for each in networks if each != name}
             network, images = networks[name], run.data.test
-            with alone_in(folder):
-                audited(network, name, run.settings, images, folder, effort, others)
+            audited(network, name, run.settings, images, folder, effort, others)
     records = {name: read_json(audit_file(folder, effort)) for name, folder in folders.items()}
     return [{**each, "audit": records[each["id"]]} for each in retrained]
 

@@ -96,6 +96,11 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(str(mistake))
 
 
+def images_in(data: Path | None) -> list[str]:
+    """Where images lie as a change of settings; none where the settings know."""
+    return [] if data is None else [f"data.root={json.dumps(str(data))}"]
+
+
 def quick_audit(folder: Path, settings: mbnas.Settings, overrides: Sequence[str]) -> dict[str, Any]:
     """The record of a network's quick audit under ``settings``, made now if there is none."""
     record = audit_of(folder, mbnas.Effort.QUICK, settings)

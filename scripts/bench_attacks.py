@@ -9,7 +9,6 @@ over all rounds. What makes the difference is taken away one by one.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -161,7 +160,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     changes = [
-        f"data.root={json.dumps(str(arguments.data))}",
+        *bench.images_in(arguments.data),
         f"data.train_images={arguments.train_images}",
     ]
     settings = load(SPACE, changes)

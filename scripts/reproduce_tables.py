@@ -13,7 +13,6 @@ surrogate of the space. Interrupted, it goes on where it stopped.
 import argparse
 import csv
 import functools
-import json
 import os
 from collections.abc import Callable
 from itertools import product
@@ -42,18 +41,13 @@ def settings_of(row: Row, arguments: argparse.Namespace) -> mbnas.Settings:
     changes = (
         f"backbone.name={arguments.model}",
         f"data.name={arguments.dataset}",
-        *images_of(arguments),
+        *bench.images_in(arguments.data),
         f"seed={row['seed']}",
         f"retraining.training={row['training']}",
         *THREATS[row["training"]],
         *arguments.set,
     )
     return mbnas.load(arguments.space, changes)
-
-
-def images_of(arguments: argparse.Namespace) -> list[str]:
-    """Where they are now, as a change of settings."""
-    return [f"data.root={json.dumps(str(arguments.data))}"] if arguments.data else []
 
 
 def folder_of(row: Row, format_: str, arguments: argparse.Namespace) -> Path:
@@ -70,7 +64,7 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         metrics = prune_network(settings, Family(format_), dense, folder, executor)
     else:
         metrics = mbnas.train_network(settings, format_, folder)
-    images = images_of(arguments)
+    images = bench.images_in(arguments.data)
     longer = folder / "pgd50.json"
     if not longer.exists():
         write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50", *images]))

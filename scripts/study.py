@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import bench
 import torch
 
 from mbnas import load
@@ -59,7 +60,7 @@ def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple
     if known != options:
         sys.exit(f"{arguments.work} was begun with {known}, now {options}; give another --work")
     small = (
-        f"data.root={json.dumps(str(arguments.data))}",
+        *bench.images_in(arguments.data),
         f"data.image_size={arguments.image_size}",
         f"data.shift={arguments.image_size // 8}",
         f"data.train_images={arguments.train_images}",

@@ -12,7 +12,6 @@ Interrupted, it goes on where it stopped; ``--seeds`` may be given to several pr
 """
 
 import argparse
-import json
 import math
 import random
 from collections.abc import Collection, Sequence
@@ -46,7 +45,7 @@ def sample(
 
 def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Namespace) -> Row:
     """What its assignment reaches on test images, trained from scratch."""
-    images = [f"data.root={json.dumps(str(arguments.data))}"] if arguments.data else []
+    images = bench.images_in(arguments.data)
     settings = mbnas.load(run.settings_file, [f"seed={seed}", *arguments.set, *images])
     target = arguments.work / f"{trial.id}-seed{seed}"
     test = mbnas.train_network(settings, str(Format.multibit(trial.assignment)), target)["test"]

@@ -153,14 +153,8 @@ def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) 
     settings = [part for each in (*TINY, "search.budget=1e6") for part in ("--set", each)]
     done = started_together(
         "--no-python",
-        *(
-            str(Path(sys.executable).with_name("mbnas")),
-            "search",
-            "--space",
-            str(DIGITS),
-            "--executor",
-            "inprocess",
-        ),
+        str(Path(sys.executable).with_name("mbnas")),
+        *("search", "--space", str(DIGITS), "--executor", "inprocess"),
         *("--out", "run", "--json", *settings),
         folder=tmp_path,
     )

@@ -58,10 +58,11 @@ def square(
         if len(standing) == 0:
             break
         side = min(_side(share, (query - 1) / queries, height * width), height, width)
-        inside = _windows(x[standing], side, generator)
+        best = adversarial[standing]
+        inside = _windows(best, side, generator)
         colour = either(len(standing), channels, 1, 1)
         squares = torch.where(colour, upper[standing], lower[standing])
-        tried = torch.where(inside, squares, adversarial[standing])
+        tried = torch.where(inside, squares, best)
         found = margin(model(tried), y[standing])
         better = found > values[standing]
         adversarial[standing[better]], values[standing[better]] = tried[better], found[better]
