@@ -59,6 +59,7 @@ class Backbone:
         prelu: whether a PReLU follows each main convolution, before the shortcut is added.
         averaged_shortcuts: whether parameter-free shortcuts that shrink the image average pixels
             and repeat channels, instead of leaving pixels out and padding channels with zeros.
+        block_shortcuts: whether a shortcut spans all main convolutions of a block, instead of each.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Backbone:
     rows: tuple[Row, ...]
     prelu: bool = False
     averaged_shortcuts: bool = False
+    block_shortcuts: bool = False
 
     @property
     def searchable(self) -> tuple[Row, ...]:

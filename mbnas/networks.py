@@ -81,20 +81,24 @@ class Skeleton(nn.Module):
     ) -> Tensor:
         """Every main convolution has its own shortcut (Liu et al. 2018, Bi-Real Net).
 
-        Where the backbone says so, what is negative is bent by a learned slope for each channel
-        first (PReLU; Bulat et al. 2019, Liu et al. 2020).
+        Where the backbone says so, there is one around all of them (He et al. 2016), and what is
+        negative is bent by a learned slope for each channel first (PReLU; Bulat et al. 2019, Liu
+        et al. 2020).
         """
-        shortcut_row = next((row for row in block if row.role == "shortcut"), None)
-        for row in (row for row in block if row.role == "main"):
-            branch = convolve(row, x)
-            if self.backbone.prelu:
-                branch = self.bends[row.name](branch)
-            if branch.shape == x.shape:
-                x = branch + x
-            elif shortcut_row is not None:
-                x = branch + convolve(shortcut_row, x)
+        main = [row for row in block if row.role == "main"]
+        projection = next((row for row in block if row.role == "shortcut"), None)
+        for branch in [main] if self.backbone.block_shortcuts else [[row] for row in main]:
+            z = x
+            for row in branch:
+                z = convolve(row, z)
+                if self.backbone.prelu:
+                    z = self.bends[row.name](z)
+            if z.shape == x.shape:
+                x = z + x
+            elif projection is not None:
+                x = z + convolve(projection, x)
             else:
-                x = branch + self.shortcut(x, row)
+                x = z + self.shortcut(x, branch[0])
         return x
 
     def shortcut(self, x: Tensor, row: Row) -> Tensor:

@@ -100,12 +100,15 @@ class BackboneSettings(_Frozen):
             none; small binary ones gain accuracy by it (README).
         averaged_shortcuts: parameter-free shortcuts average pixels and repeat channels (Liu et al.
             2020, ReActNet) instead of leaving pixels out and padding with zeros (He et al. 2016).
+        block_shortcuts: one shortcut spans both convolutions of a block (He et al. 2016), which
+            suits float networks, instead of one each (Liu et al. 2018), which suits binary ones.
     """
 
     name: str
     width: PositiveInt = 16
     prelu: bool = False
     averaged_shortcuts: bool = False
+    block_shortcuts: bool = False
 
     @field_validator("name")
     @classmethod
@@ -325,6 +328,7 @@ class Settings(_Frozen):
             table,
             prelu=self.backbone.prelu,
             averaged_shortcuts=self.backbone.averaged_shortcuts,
+            block_shortcuts=self.backbone.block_shortcuts,
         )
 
     @property

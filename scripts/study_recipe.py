@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from mbnas import data as datasets
 from mbnas import freeze
-from mbnas.backbones import Row
 from mbnas.data import Data
 from mbnas.files import write_json
 from mbnas.images import Images
@@ -101,24 +100,6 @@ def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
     return mock.patch("mbnas.layers.of_weight", unchanged)
 
 
-def with_shortcuts_around_blocks() -> AbstractContextManager[object]:
-    """One shortcut for two convolutions, as in the original ResNet."""
-
-    def residual(
-        network: Network,
-        block: tuple[Row, ...],
-        x: Tensor,
-        convolve: Callable[[Row, Tensor], Tensor],
-    ) -> Tensor:
-        branch = x
-        for row in block:
-            branch = convolve(row, branch)
-        first = block[0]
-        return branch + (x if branch.shape == x.shape else network.shortcut(x, first))
-
-    return mock.patch("mbnas.networks.Skeleton._residual", residual)
-
-
 VARIANTS = {
     "today": Variant(),
     **{
@@ -139,7 +120,7 @@ VARIANTS = {
     },
     "latent weights not standardised": Variant(altered=with_latent_weights_as_they_are),
     "scales per layer": Variant(rebuild=scales_of_layers),
-    "shortcuts around two convolutions": Variant(altered=with_shortcuts_around_blocks),
+    "shortcuts around two convolutions": Variant(backbone={"block_shortcuts": True}),
     "shortcuts that average and repeat": Variant(backbone={"averaged_shortcuts": True}),
     "PReLU behind convolutions": Variant(backbone={"prelu": True}),
     "two stages": Variant(staged=True),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
-from mbnas.backbones import Backbone
+from mbnas.backbones import Backbone, Row
 from mbnas.formats import Format
 from mbnas.networks import Network, build_network, freeze, multibit, take_over
 from mbnas.randomness import seeded
@@ -149,6 +149,35 @@ def test_averaged_shortcuts_fit_odd_images(size: int) -> None:
     layers = Assignment.uniform(1, 1, len(table.searchable))
     network = multibit(replace(table, averaged_shortcuts=True), layers)
     assert network(torch.rand(2, 1, size, size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("table", [RESNET8, RESNET18, BENT], ids=lambda table: table.name)
+def test_a_block_shortcut_spans_both_convolutions(table: Backbone) -> None:
+    """x + conv2(conv1(x)) of each block, where x shrinks as the first convolution does."""
+    torch.manual_seed(0)
+    layers = Assignment.uniform(2, 1, len(table.searchable))
+    network = scrambled(lambda: multibit(replace(table, block_shortcuts=True), layers)).eval()
+    x = images(table)
+
+    def convolve(row: Row, z: Tensor) -> Tensor:
+        z = network.convolutions[row.name](z, network.norms[row.name])
+        return F.prelu(z, network.bends[row.name].weight) if row.name in network.bends else z
+
+    z = network.stem(x)
+    if table.stem_pool:
+        z = F.max_pool2d(z, kernel_size=3, stride=2, padding=1)
+    for first, second, *projection in table.blocks:
+        shortcut = z[:, :, :: first.stride, :: first.stride]
+        if projection:
+            shortcut = convolve(projection[0], z)
+        elif first.in_channels != first.out_channels:
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, first.in_channels // 2, first.in_channels // 2))
+        z = shortcut + convolve(second, convolve(first, z))
+    expected = network.classifier(F.relu(network.head(z)).mean((2, 3)))
+    torch.testing.assert_close(network(x), expected)
+    each = multibit(table, layers).eval()
+    each.load_state_dict(network.state_dict())
+    assert not torch.allclose(each(x), expected)
 
 
 def test_batch_norm_comes_before_the_sign() -> None:
