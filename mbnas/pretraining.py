@@ -20,7 +20,8 @@ from mbnas.training import fit
 def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.device) -> Supernet:
     """The trained supernet, from ``folder`` where it is there already.
 
-    After each epoch its largest sub-network is measured on held-out images; the best epoch is kept.
+    After each epoch its largest sub-network is measured on held-out images; see
+    :func:`mbnas.training.kept` for the epoch that remains.
     """
     if folder.supernet_file.exists():
         return load_supernet(folder.supernet_file).to(device)
