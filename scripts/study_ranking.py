@@ -6,9 +6,11 @@ Takes the uniform assignments that a finished run of ``mbnas search`` has scored
 random up to ``--count``, and those that the run has retrained; trains each from scratch by the
 run's recipe of retraining, once for each seed, and measures and audits it on test images, which no
 score has seen. What such a search can rely on is Kendall's tau between the two. Two yardsticks: the
-tau that bit-operations alone would get, and that of one seed's networks with the others'. Beside
-the uniform networks of their cost, those that were retrained show what the search was good for.
-Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
+tau that bit-operations alone would get, and that of one seed's networks with the others'. Scores
+are worth their while only if together with bit-operations, by the sum of both ranks, they do better
+than these alone. Beside the uniform networks of their cost, those that were retrained show what the
+search was good for. Interrupted, it goes on where it stopped; ``--seeds`` may be given to several
+processes.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 
 import bench
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 
 import mbnas
 from mbnas import runs
@@ -77,10 +79,13 @@ def agreement(
     """
     reached = [fmean(row[measure] for row in rows) for rows in networks]
     losses = [math.inf if trial.loss is None else trial.loss for trial in trials]
+    scores = [getattr(trial, SCORES[measure]) for trial in trials]
+    costs = [trial.bops for trial in trials]
     found = {
-        "supernet": tau([getattr(trial, SCORES[measure]) for trial in trials], reached),
+        "supernet": tau(scores, reached),
         "supernet, natural loss": tau([-loss for loss in losses], reached),
-        "BOPS": tau([trial.bops for trial in trials], reached),
+        "BOPS": tau(costs, reached),
+        "supernet and BOPS": tau(list(rankdata(scores) + rankdata(costs)), reached),
     }
     if len(networks[0]) > 1:
         first = [rows[0][measure] for rows in networks]

@@ -177,6 +177,7 @@ def test_a_supernet_that_scores_what_networks_reach_ranks_them_perfectly(
     found = script.agreement(scores, with_one_seed, "natural")
     assert found["supernet"][0] == pytest.approx(1) == found["supernet, natural loss"][0]
     assert found["BOPS"][0] == pytest.approx(-0.2)
+    assert found["supernet and BOPS"] == script.tau([3 + 5, 1 + 4, 5 + 3, 2 + 2, 4 + 1], accuracies)
     assert "first seed with others" not in found
     both = script.agreement(scores, networks, "natural")
     assert both["first seed with others"] == pytest.approx((-1, 0))
