@@ -30,7 +30,7 @@ class FinalScores:
         natural: over all ``images``; loss: mean cross-entropy, likewise.
         pgd: correct naturally and at every iterate of PGD through the threat model's surrogate;
             like all attacks over the first ``attacked`` images and ``runs`` random starts.
-        attacks: through each reported surrogate, ``<surrogate>_any`` as above, and
+        attacks: through each reported surrogate, ``<surrogate>_every`` as above, and
             ``<surrogate>_last`` where only the last iterate counts, as in the literature; above
             natural accuracy it is a sign of masked gradients.
     """
@@ -70,12 +70,12 @@ def final_scores(network: Network, images: Images, settings: Settings, seed: int
                 for found, mask in zip((last, every), masks, strict=True):
                     found.append(float(mask.double().mean()))
                 advance("")
-            attacks[f"{surrogate}_any"] = Spread.over(every)
+            attacks[f"{surrogate}_every"] = Spread.over(every)
             attacks[f"{surrogate}_last"] = Spread.over(last)
     return FinalScores(
         natural=natural / len(images),
         loss=total / len(images),
-        pgd=attacks[f"{threat.surrogate}_any"],
+        pgd=attacks[f"{threat.surrogate}_every"],
         attacks=attacks,
         images=len(images),
         attacked=len(attacked),

@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", type=Path, default=Path("search_spaces/digits.yaml"))
     parser.add_argument("--budget", default="6e6")
-    parser.add_argument("--set", nargs="*", default=[], metavar="key.path=value")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()

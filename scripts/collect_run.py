@@ -3,7 +3,7 @@
     python scripts/collect_run.py RUN --command "mbnas search ..."
 
 Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and, of each candidate, metrics.json
-its audit.
+and its audit.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 Any selection of rows, at full scale or scaled down by --set (see mbnas search --help for the form
 of changes). Natural training is attacked with eps 2/255 and steps of 0.5/255, FastAT with 8/255 and
 2/255, as in the paper: PGD-20 and PGD-50 through the straight-through estimator, five runs, counted
-by the last and by any iterate; then a quick audit. FastAT makes its perturbations through the
+at the last iterate and at every one; then a quick audit. FastAT makes its perturbations through the
 surrogate of the space. Interrupted, it goes on where it stopped.
 ``--workers`` rows run side by side through Ray, each with its share of the cores and GPUs.
 """
@@ -78,9 +78,9 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         "attacked": metrics["test"]["attacked"],
         "runs": metrics["test"]["runs"],
         "pgd20 last": pgd20["ste_last"],
-        "pgd20 any": pgd20["ste_any"],
+        "pgd20 every": pgd20["ste_every"],
         "pgd50 last": pgd50["ste_last"],
-        "pgd50 any": pgd50["ste_any"],
+        "pgd50 every": pgd50["ste_every"],
         "audited pgd20 last": audit["paper"]["PGD-20"]["last iterate"]["mean"],
         "worst case": audit["worst_case"],
         "audited": audit["images"],
@@ -134,16 +134,16 @@ def show(rows: list[Row], title: str) -> None:
 
     bench.show(
         title,
-        ["", "1e8 BOPS", "natural", "PGD-20 last", "any", "PGD-50 last", "any", "worst"],
+        ["", "1e8 BOPS", "natural", "PGD-20 last", "every", "PGD-50 last", "every", "worst"],
         [
             [
                 f"{row['training']} {row['format']} {row['seed']}",
                 beside(f"{row['bops'] / 1e8:.2f}", row["paper"]["bops_1e8"]),
                 beside(f"{100 * row['natural']:.1f}", row["paper"]["top1"]),
                 beside(mean(row["pgd20 last"]), row["paper"]["pgd20"]),
-                mean(row["pgd20 any"]),
+                mean(row["pgd20 every"]),
                 beside(mean(row["pgd50 last"]), row["paper"]["pgd50"]),
-                mean(row["pgd50 any"]),
+                mean(row["pgd50 every"]),
                 f"{100 * row['worst case']['accuracy']:.1f}",
             ]
             for row in rows

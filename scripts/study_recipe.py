@@ -213,7 +213,8 @@ def trained(
             quantizers = {name: layer.weights for name, layer in convolutions(network)}
             for _, layer in convolutions(network):
                 layer.weights = Unquantized()
-            learn(network, variant, shortened(settings, half), data, None, purpose, target)
+            first = target.with_suffix(".first")
+            learn(network, variant, shortened(settings, half), data, None, purpose, first)
             for name, layer in convolutions(network):
                 layer.weights = quantizers[name]
             settings = shortened(settings, recipe.epochs - half)

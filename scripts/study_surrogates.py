@@ -72,7 +72,7 @@ def attack(case: Case, queries: int) -> Row:
     masks = {
         "natural": natural,
         "PGD-20, ste, last": last,
-        "PGD-20, ste, any": every,
+        "PGD-20, ste, every": every,
         "PGD-20, tanh": alone("cross-entropy", Surrogate.TANH),
         "PGD-20, polynomial": alone("cross-entropy", Surrogate.POLYNOMIAL),
         "margin, tanh": alone("margin", Surrogate.TANH),

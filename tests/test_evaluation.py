@@ -244,13 +244,13 @@ def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
     scores = final_scores(masked, images, reporting(surrogate), seed=0)
     assert (scores.natural, scores.images) == (8 / 12, 12)
     assert (scores.attacked, scores.runs) == (8, 3)
-    through_tanh = {"tanh_any": Spread(0, 0), "tanh_last": Spread(0, 0)}
+    through_tanh = {"tanh_every": Spread(0, 0), "tanh_last": Spread(0, 0)}
     assert scores.attacks == {
-        "ste_any": Spread(1, 0),
+        "ste_every": Spread(1, 0),
         "ste_last": Spread(1, 0),
         **(through_tanh if surrogate is Surrogate.TANH else {}),
     }
-    assert scores.pgd == scores.attacks[f"{surrogate}_any"]
+    assert scores.pgd == scores.attacks[f"{surrogate}_every"]
 
 
 def test_every_run_and_every_seed_starts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,8 +129,8 @@ def test_no_candidate_is_better_under_attack_than_without(outcome: Outcome) -> N
     for metrics in outcome.retrained:
         attacks = metrics["test"]["attacks"]
         for surrogate in ("ste", "polynomial"):
-            assert attacks[f"{surrogate}_any"]["mean"] <= attacks[f"{surrogate}_last"]["mean"]
-        assert metrics["test"]["pgd"] == metrics["test"]["attacks"]["polynomial_any"]
+            assert attacks[f"{surrogate}_every"]["mean"] <= attacks[f"{surrogate}_last"]["mean"]
+        assert metrics["test"]["pgd"] == metrics["test"]["attacks"]["polynomial_every"]
 
 
 def test_a_score_can_be_computed_again_from_what_is_on_disk(outcome: Outcome) -> None:
@@ -179,7 +179,7 @@ def test_every_member_is_attacked_through_both_surrogates(outcome: Outcome) -> N
     assert [record["id"] for record in records] == [trial.id for trial in outcome.front]
     for record, trial in zip(records, outcome.front, strict=True):
         for surrogate in (Surrogate.POLYNOMIAL, Surrogate.STE):
-            at_every = record[f"pgd_{surrogate}_any"]
+            at_every = record[f"pgd_{surrogate}_every"]
             assert at_every <= min(trial.natural, record[f"pgd_{surrogate}_last"])
             assert record["worst_case"] <= at_every
         assert outcome.worst_cases[trial.id] == record["worst_case"] <= trial.natural

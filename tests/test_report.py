@@ -52,7 +52,7 @@ def trials(settings: Settings, count: int = 6) -> list[Trial]:
 def metrics(settings: Settings, trial: Trial) -> Metrics:
     """What retraining says of a candidate, as wide as it gets."""
     widest = {"mean": 1.0, "std": 0.999}
-    names = [f"{surrogate}_{count}" for surrogate in Surrogate for count in ("any", "last")]
+    names = [f"{surrogate}_{count}" for surrogate in Surrogate for count in ("every", "last")]
     return {
         "id": trial.id,
         "assignment": str(trial.assignment),

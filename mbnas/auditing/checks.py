@@ -86,7 +86,7 @@ def _last_iterate(evidence: Evidence) -> Check:
     slack = percent(evidence.last[steps]) - percent(evidence.every[steps])
     return Check(
         "last iterate",
-        f"{slack:.1f} pp above any iterate",
+        f"{slack:.1f} pp above every iterate",
         "5 pp (fails above natural accuracy)",
         Verdict.FAIL if surplus > 0 else _graded(slack, 5, 100),
         "An attack that climbs leaves broken images broken; more images right at the last iterate "

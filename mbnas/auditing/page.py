@@ -33,7 +33,7 @@ def record(audit: Audit) -> dict[str, Any]:
         "paper": {
             f"PGD-{steps}": {
                 "last iterate": asdict(_spread(evidence.last[steps])),
-                "any iterate": asdict(_spread(evidence.every[steps])),
+                "every iterate": asdict(_spread(evidence.every[steps])),
                 "per-image worst of all runs": _fraction(evidence.every[steps].all(dim=0)),
             }
             for steps in evidence.last

@@ -48,7 +48,7 @@ def _attacked(problem: Problem, assignment: Assignment) -> dict[str, Any]:
         rng = generator(problem.seed, "rescore", assignment)
         batches, model = problem.validation.batches(BATCH), through(network, surrogate)
         last, every = at_last_and_every(model, batches, threat, rng, threat.steps)
-        record[f"pgd_{surrogate}_any"] = float(every.double().mean())
+        record[f"pgd_{surrogate}_every"] = float(every.double().mean())
         record[f"pgd_{surrogate}_last"] = float(last.double().mean())
         left &= every
     case = Case(network, x, y, threat, derive(problem.seed, "worst case", assignment))
