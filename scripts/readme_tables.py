@@ -408,9 +408,9 @@ def ranking(result: Result) -> str:
     taus, assignments = measured["tau"], measured["assignments"]
     described = (
         f"`{result['command']}` ({machine(result)}). Kendall's tau ± standard error (jackknife) "
-        f"over {len(assignments)} assignments of that run, scored on {measured['scored on']} "
-        f"validation images, with their networks trained from scratch, mean of seeds "
-        f"{', '.join(map(str, measured['seeds']))}, on test images."
+        f"over {measured['ranked']} assignments drawn from that run, scored on "
+        f"{measured['scored on']} validation images, with their networks trained from scratch, "
+        f"mean of seeds {', '.join(map(str, measured['seeds']))}, on test images."
     )
     rows = [
         [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in taus)]

@@ -5,23 +5,25 @@
 Takes the uniform assignments that a finished run of ``mbnas search`` has scored, others drawn at
 random up to ``--count``, and those that the run has retrained; trains each from scratch by the
 run's recipe of retraining, once for each seed, and measures and audits it on test images, which no
-score has seen. What such a search can rely on is Kendall's tau between the two. Two yardsticks: the
-tau that bit-operations alone would get, and that of one seed's networks with the others'. Scores
-are worth their while only if together with bit-operations, by the sum of both ranks, they do better
-than these alone. Beside the uniform networks of their cost, those that were retrained show what the
-search was good for. Interrupted, it goes on where it stopped; ``--seeds`` may be given to several
-processes.
+score has seen. What such a search can rely on is Kendall's tau between the two, over those
+drawn, for good scores have brought the retrained ones into the sample. Two yardsticks: the tau that
+bit-operations alone would get, and that of one seed's networks with the others'. Scores are worth
+their while only if together with bit-operations, by the sum of both ranks, they do better than
+these alone. Beside the networks of their cost, those that were retrained show what the search was
+good for. Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
 """
 
 import argparse
 import math
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
 
 import bench
+import numpy as np
+import numpy.typing as npt
 from scipy.stats import kendalltau, rankdata
 
 import mbnas
@@ -32,17 +34,16 @@ from mbnas.search.problem import Trial
 
 SCORES = {"natural": "natural", "robust": "robust", "worst case": "robust"}  # of a trial
 Row = dict[str, float]
+Indices = Sequence[int]  # of the assignments that are looked at
+Array = npt.NDArray[np.float64]
 
 
-def sample(
-    trials: Sequence[Trial], retrained: Collection[str], count: int, seed: int
-) -> list[Trial]:
-    """All uniform assignments, others up to ``count``, then the retrained ones not among them."""
+def sample(trials: Sequence[Trial], count: int, seed: int) -> list[Trial]:
+    """All uniform assignments, and others drawn at random up to ``count``."""
     uniform = [trial for trial in trials if trial.assignment.is_uniform]
     mixed = [trial for trial in trials if not trial.assignment.is_uniform]
     wanted = min(len(mixed), max(0, count - len(uniform)))
-    drawn = random.Random(derive(seed, "ranking")).sample(mixed, wanted)
-    return [*uniform, *drawn, *(t for t in mixed if t.id in retrained and t not in drawn)]
+    return [*uniform, *random.Random(derive(seed, "ranking")).sample(mixed, wanted)]
 
 
 def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Namespace) -> Row:
@@ -58,15 +59,11 @@ def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Name
     }
 
 
-def tau(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Kendall's tau and its standard error over assignments (jackknife)."""
-    count = len(one)
-    without = [
-        kendalltau([*one[:i], *one[i + 1 :]], [*other[:i], *other[i + 1 :]]).statistic
-        for i in range(count)
-    ]
+def jackknife(statistic: Callable[[Indices], float], count: int) -> tuple[float, float]:
+    """A statistic of ``count`` assignments, and its standard error by leaving each out in turn."""
+    without = [statistic([j for j in range(count) if j != i]) for i in range(count)]
     variance = (count - 1) * fmean((each - fmean(without)) ** 2 for each in without)
-    return float(kendalltau(one, other).statistic), math.sqrt(variance)
+    return statistic(range(count)), math.sqrt(variance)
 
 
 def agreement(
@@ -76,22 +73,37 @@ def agreement(
 
     Args:
         networks: for each trial its networks' rows, in the order of seeds.
+
+    Returns:
+        Each with its standard error, and what scores add to the tau that cost alone has.
     """
-    reached = [fmean(row[measure] for row in rows) for rows in networks]
-    losses = [math.inf if trial.loss is None else trial.loss for trial in trials]
-    scores = [getattr(trial, SCORES[measure]) for trial in trials]
-    costs = [trial.bops for trial in trials]
-    found = {
-        "supernet": tau(scores, reached),
-        "supernet, natural loss": tau([-loss for loss in losses], reached),
-        "BOPS": tau(costs, reached),
-        "supernet and BOPS": tau(list(rankdata(scores) + rankdata(costs)), reached),
+    reached = np.array([[row[measure] for row in rows] for rows in networks])  # (trial, seed)
+    scores = np.array([getattr(trial, SCORES[measure]) for trial in trials])
+    losses = np.array([math.inf if trial.loss is None else trial.loss for trial in trials])
+    costs = np.array([trial.bops for trial in trials])
+
+    def tau(ranking: Array, kept: Indices) -> float:
+        return float(kendalltau(ranking, reached[kept].mean(axis=1)).statistic)
+
+    def together(kept: Indices) -> float:
+        return tau(rankdata(scores[kept]) + rankdata(costs[kept]), kept)
+
+    def between_seeds(kept: Indices) -> float:
+        seeds = range(reached.shape[1])
+        return fmean(
+            kendalltau(reached[kept, seed], np.delete(reached[kept], seed, axis=1).mean(axis=1))[0]
+            for seed in seeds
+        )
+
+    ways: dict[str, Callable[[Indices], float]] = {
+        "supernet": lambda kept: tau(scores[kept], kept),
+        "supernet, natural loss": lambda kept: tau(-losses[kept], kept),
+        "BOPS": lambda kept: tau(costs[kept], kept),
+        "supernet and BOPS": together,
+        "what the supernet adds to BOPS": lambda kept: together(kept) - tau(costs[kept], kept),
+        **({"one seed with the others": between_seeds} if reached.shape[1] > 1 else {}),
     }
-    if len(networks[0]) > 1:
-        first = [rows[0][measure] for rows in networks]
-        others = [fmean(row[measure] for row in rows[1:]) for rows in networks]
-        found["first seed with others"] = tau(first, others)
-    return found
+    return {way: jackknife(statistic, len(trials)) for way, statistic in ways.items()}
 
 
 def show(taus: dict[str, dict[str, tuple[float, float]]], assignments: int) -> None:
@@ -123,26 +135,24 @@ def main() -> None:
     run = runs.reopen(arguments.run)
     settings = run.settings()
     layers = settings.space.layers
+    scored = [Trial.from_record(each, layers) for each in run.trials.read()]
     retrained = {each.parent.name for each in run.path.glob("candidates/*/metrics.json")}
-    trials = sample(
-        [Trial.from_record(each, layers) for each in run.trials.read()],
-        retrained,
-        arguments.count,
-        settings.seed,
-    )
+    drawn = sample(scored, arguments.count, settings.seed)
+    trials = [*drawn, *(each for each in scored if each.id in retrained and each not in drawn)]
     rows = {
         (seed, trial.id): alone(trial, seed, run, arguments)
         for seed, trial in product(arguments.seeds, trials)
     }
     networks = [[rows[seed, trial.id] for seed in arguments.seeds] for trial in trials]
-    taus = {each: agreement(trials, networks, each) for each in SCORES}
-    show(taus, len(trials))
+    taus = {each: agreement(drawn, networks[: len(drawn)], each) for each in SCORES}
+    show(taus, len(drawn))
     measured = {
         "space": settings.name,
         "layers": layers,
         "budget": settings.search.budget,
         "scored on": settings.search.images,
         "seeds": arguments.seeds,
+        "ranked": len(drawn),
         "tau": taus,
         "assignments": [
             {**trial.row(), "retrained": trial.id in retrained, "alone": reached}

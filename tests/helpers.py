@@ -18,7 +18,9 @@ from mbnas.settings import Settings
 
 Module = TypeVar("Module", bound=nn.Module)
 
-SPACES = Path(__file__).parent.parent / "search_spaces"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+SPACES = ROOT / "search_spaces"
 DIGITS = SPACES / "digits.yaml"
 TINY = (  # a whole run in two seconds
     "backbone.width=2",

@@ -375,9 +375,3 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="not finite"):
         audit_of(Diverged().eval(), X, tmp_path)
-
-
-@pytest.mark.parametrize("eps", [8, 0, -0.1])
-def test_an_eps_of_the_wrong_scale_is_refused(eps: float) -> None:
-    with pytest.raises(ValueError, match="eps"):
-        Threat(eps=eps, step=0.1)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -106,7 +107,16 @@ def test_help_starts_with_an_example(capsys: Capture, command: str) -> None:
     assert text.strip().startswith(f"Example: mbnas {command or 'search'} ")
 
 
-def test_the_examples_of_the_help_are_understood(capsys: Capture) -> None:
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_the_example_of_the_help_is_understood(command: str) -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    example = re.match(rf"Example: mbnas {command} (.*)", group.commands[command].help or "")
+    assert example is not None
+    group.commands[command].make_context(command, shlex.split(example[1]))  # parses, runs nothing
+
+
+def test_the_example_of_profile_costs_what_the_paper_says(capsys: Capture) -> None:
     assert call("profile", "--help") == 0
     (example,) = re.findall(r"Example: mbnas (.*)", capsys.readouterr().out)
     with pytest.MonkeyPatch.context() as patch:

@@ -185,6 +185,7 @@ def test_dump_loses_no_digit(
         ("search.engine=grid", "search.engine: Input should be 'optuna' or 'pymoo'"),
         ("threat.eps=0/255", "8 of 255 levels: 8/255 (given: '0/255')"),
         ("threat.eps=8", "threat.eps: distances are in the scale of images in [0, 1]; 8 of 255"),
+        ("threat.eps=-0.1", "threat.eps: distances are in the scale of images in [0, 1]; 8 of 255"),
         ("threat.eps=8/0", "threat.eps: Input should be a valid number"),
         ("choices.weight_bases=[]", "choices.weight_bases: Tuple should have at least 1 item"),
         ("choices.weight_bases=[1, 0]", "choices.weight_bases.1: Input should be greater than"),

@@ -1,6 +1,7 @@
 """What must hold of a whole run, whatever it finds."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import same, tiny
+from helpers import README, same, tiny
 from torch import Tensor
 
 from mbnas import config, inspection, pipeline, pretraining
@@ -83,18 +84,19 @@ def dominates(one: Trial, other: Trial) -> bool:
 
 def test_the_run_folder_holds_what_the_readme_lists_and_nothing_else(outcome: Outcome) -> None:
     path = outcome.folder.path
-    assert {each.name for each in path.iterdir()} == {
-        *("settings.yaml", "manifest.json", "split.json", "supernet.safetensors"),
-        *("trials.jsonl", "rescored.jsonl", "pareto.csv", "pareto.json", "pareto.html"),
-        "candidates",
-    }
+    _, section = README.read_text().split("### The run folder\n")
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", section.split("\n##")[0], re.MULTILINE)
+    listed = {name: row for cell, row in rows for name in re.findall(r"`(.*?)`", cell)}
+    of_candidates = re.findall(r"`(.*?)`", listed.pop("candidates/<id>/"))
+    finished = {name for name in listed if "*" not in name}
+    assert {each.name for each in path.iterdir()} == finished | {"candidates"}
     assert {each.name for each in (path / "candidates").iterdir()} == {
         metrics["id"] for metrics in outcome.retrained
     }
+    quick = {"audit-<effort>.json": "audit-quick.json", ".html": "audit-quick.html"}
     for folder in (path / "candidates").iterdir():
         assert {each.name for each in folder.iterdir()} == {
-            *("network.safetensors", "assignment.txt", "metrics.json"),
-            *("audit-quick.json", "audit-quick.html"),
+            quick.get(name, name) for name in of_candidates
         }
 
 

@@ -4,11 +4,11 @@ import re
 import runpy
 from pathlib import Path
 
+import helpers
 import pytest
-from helpers import TINY
+from helpers import ROOT, TINY
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = helpers.README.read_text()
 
 
 def test_the_tables_are_the_ones_the_script_writes() -> None:

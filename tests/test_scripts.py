@@ -2,22 +2,32 @@
 
 import importlib
 import json
+import re
 import runpy
 import sys
+import time
 from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
 import pytest
+import ray
+import torch
 from helpers import TINY, tiny
+from scipy.stats import kendalltau
 
 import mbnas
-from mbnas.assignment import Bases, Space
+from mbnas.assignment import Assignment, Bases, Space
 from mbnas.auditing import PLANS
+from mbnas.files import read_json
 from mbnas.formats import Family
 from mbnas.layers import convolution
+from mbnas.networks import multibit
+from mbnas.runs import RunFolder
 from mbnas.search.problem import Trial
 from mbnas.settings import Surrogate
 
@@ -127,33 +137,63 @@ def test_a_mistake_is_answered_in_one_line(
 def test_tau_is_1_for_equal_orders_and_its_error_that_of_leaving_one_out(
     script: ModuleType,
 ) -> None:
-    assert script.tau([1, 2, 3, 4], [10, 20, 30, 40]) == (1, 0)
-    assert script.tau([1, 2, 3, 4], [4, 3, 2, 1]) == (-1, 0)
-    # Of (1, 2, 3) against (1, 3, 2): 1/3, and -1, 1, 1 without the first, second or third.
-    value, error = script.tau([1, 2, 3], [1, 3, 2])
+    def among(values: list[int]) -> Callable[[Sequence[int]], float]:
+        return lambda kept: kendalltau([values[i] for i in kept], [10 * i for i in kept]).statistic
+
+    assert script.jackknife(among([1, 2, 3, 4]), 4) == (1, 0)
+    assert script.jackknife(among([4, 3, 2, 1]), 4) == (-1, 0)
+    # Of (1, 3, 2): 1/3, and -1, 1, 1 without the first, second or third.
+    value, error = script.jackknife(among([1, 3, 2]), 3)
     assert value == pytest.approx(1 / 3)
     assert error == pytest.approx((2 / 3 * ((-4 / 3) ** 2 + 2 * (2 / 3) ** 2)) ** 0.5)
 
 
-@pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
-def test_assignments_of_a_run_are_trained_alone_and_ranked(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
+    """A finished search; audits are short as long as it is used."""
+    short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
+    with mock.patch.dict(PLANS, {mbnas.Effort.QUICK: short}):
+        target = tmp_path_factory.mktemp("search") / "run"
+        executor = mbnas.Executor("inprocess", workers=1)
+        mild = tiny("search.budget=6e6", "threat.eps=0.05", "threat.step=0.02")
+        yield mbnas.run_search(mild, target, executor).folder
+
+
+@pytest.mark.parametrize("script", ["collect_run"], indirect=True)
+def test_a_finished_run_becomes_a_table(
+    script: ModuleType, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
-    short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
-    monkeypatch.setitem(PLANS, mbnas.Effort.QUICK, short)
-    settings = tiny("search.budget=6e6")
-    mbnas.run_search(settings, tmp_path / "run", mbnas.Executor("inprocess", workers=1))
-    options = [str(tmp_path / "run"), "--work", str(tmp_path / "work"), "--count", "6"]
+    command = "mbnas search --space search_spaces/digits.yaml"
+    monkeypatch.setattr(sys, "argv", ["collect_run.py", str(run.path), "--command", command])
+    script.main()
+    found = json.loads((tmp_path / "search-digits.json").read_text())
+    shown = importlib.import_module("readme_tables").search(found)
+    assert shown.startswith(f"`{command}`: ")
+    front = read_json(run.pareto_file)
+    rows = re.findall(r"^\| \d", shown, re.MULTILINE)  # assignments begin with a number
+    assert len(rows) == len(front) + len(list(run.path.glob("candidates/*")))
+    for member in front:
+        assert f"| {member['bops'] / 1e6:.2f} | {100 * member['natural']:.1f} |" in shown
+
+
+@pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
+def test_assignments_of_a_run_are_trained_alone_and_ranked(
+    script: ModuleType, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    options = [str(run.path), "--work", str(tmp_path / "work"), "--count", "6"]
+    options += ["--set", "test.images=null"]  # all, as natural accuracy does
     monkeypatch.setattr(sys, "argv", ["study_ranking.py", *options, "--seeds", "0", "1"])
     script.main()
     found = json.loads((tmp_path / "ranking-digits.json").read_text())["measured"]
     retrained = [each["id"] for each in found["assignments"] if each["retrained"]]
-    assert retrained == [each.name for each in (tmp_path / "run" / "candidates").iterdir()]
-    drawn = [each for each in found["assignments"] if each["id"] not in retrained]
-    assert 5 <= len(drawn) <= 6
-    assert {each["assignment"] for each in found["assignments"]} >= {
-        str(each) for each in settings.space.uniforms
+    assert retrained == [each.parent.name for each in run.path.glob("candidates/*/metrics.json")]
+    drawn = found["assignments"][: found["ranked"]]
+    assert len(drawn) == 6
+    assert {each["id"] for each in found["assignments"][6:]} <= set(retrained)
+    assert {each["assignment"] for each in drawn} >= {
+        str(each) for each in run.settings().space.uniforms
     }
     assert all(len(each["alone"]) == 2 for each in found["assignments"])
     assert set(found["tau"]) == {"natural", "robust", "worst case"}
@@ -177,10 +217,13 @@ def test_a_supernet_that_scores_what_networks_reach_ranks_them_perfectly(
     found = script.agreement(scores, with_one_seed, "natural")
     assert found["supernet"][0] == pytest.approx(1) == found["supernet, natural loss"][0]
     assert found["BOPS"][0] == pytest.approx(-0.2)
-    assert found["supernet and BOPS"] == script.tau([3 + 5, 1 + 4, 5 + 3, 2 + 2, 4 + 1], accuracies)
-    assert "first seed with others" not in found
+    ranks = [3 + 5, 1 + 4, 5 + 3, 2 + 2, 4 + 1]
+    together = kendalltau(ranks, accuracies).statistic
+    assert found["supernet and BOPS"][0] == pytest.approx(together)
+    assert found["what the supernet adds to BOPS"][0] == pytest.approx(together + 0.2)
+    assert "one seed with the others" not in found
     both = script.agreement(scores, networks, "natural")
-    assert both["first seed with others"] == pytest.approx((-1, 0))
+    assert both["one seed with the others"] == pytest.approx((-1, 0))
 
 
 @pytest.mark.parametrize("script", ["gradient_gap"], indirect=True)
@@ -193,3 +236,28 @@ def test_the_gap_is_0_where_the_function_is_linear_and_1_where_the_gradient_is_0
     assert 0.1 < script.error(binary, "input", 0.5, Surrogate.STE, 4) < 1
     with mock.patch("mbnas.quantizers.derivative", lambda _, z: z * 0):
         assert script.error(binary, "input", 0.5, Surrogate.STE, 4) == 1
+
+
+@pytest.mark.parametrize("script", ["bench"], indirect=True)
+def test_the_expanded_peer_computes_the_same_function(script: ModuleType) -> None:
+    table = tiny().table
+    assignment = Assignment.parse("1x1,3x1,1x3,2x2,3x2,3x3", len(table.searchable))
+    network, peer = multibit(table, assignment), multibit(table, assignment)
+    peer.load_state_dict(network.state_dict())
+    x = torch.rand(4, *table.image)
+    found = script.expanded(peer)(x)
+    torch.testing.assert_close(found, network(x))
+    assert {type(each) for each in peer.convolutions.values()} == {script.ExpandedConv2d}
+
+
+@pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
+def test_rows_side_by_side_come_in_the_order_asked_for(script: ModuleType) -> None:
+    def row(number: int) -> dict[str, int]:
+        time.sleep(0.2 * (3 - number))  # the last is done first
+        return {"row": number}
+
+    todo = [partial(row, number) for number in range(3)]
+    try:
+        assert script.side_by_side(todo, 2) == script.side_by_side(todo, 1)
+    finally:
+        ray.shutdown()

@@ -1,11 +1,12 @@
 """The spaces that are shipped: they load, build what they name, and fit their data."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers import SPACES
+from helpers import README, SPACES
 
 from mbnas import config
 from mbnas.bops import bops
@@ -16,8 +17,10 @@ every_space = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
 def test_the_spaces_of_the_readme_are_there() -> None:
-    named = {"digits", "resnet8-cifar10", "resnet20", "resnet56", "resnet18"}
-    assert {file.stem for file in FILES} == named
+    page = README.read_text()
+    listed = re.search(r"\*\*Spaces\*\* are YAML files: (.*?) recipes", page, re.DOTALL)
+    assert listed is not None
+    assert {file.stem for file in FILES} == set(re.findall(r"`([\w-]+)`", listed[1]))
 
 
 @every_space
