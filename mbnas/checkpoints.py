@@ -115,7 +115,12 @@ def _describe(path: Path) -> tuple[Settings, str | None]:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {})["mbnas"])
         return config.validate(described["settings"]), described.get("format")
-    except (SafetensorError, OSError, ValueError, KeyError, SettingsError):
+    except SettingsError as mistake:
+        raise DataError(
+            f"checkpoint {str(path)!r} was written by another version of mbnas ({mistake}); "
+            "read it with that one, or train it anew"
+        ) from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         raise _foreign(path) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -76,6 +77,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    # Of processes that train together one on each machine says what is wrong there.
+    CONSOLE.quiet = os.environ.get("LOCAL_RANK", "0") != "0"
     CONSOLE.print(f"mbnas: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
@@ -122,8 +125,8 @@ def search(
         pipeline.check_budget(settings)
         folder = out or Path(f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}")
     device = pick_device(settings.device)
-    scoring = Executor(executor, workers or default_workers(device), address)
-    CONSOLE.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    scoring = Executor(executor, workers or default_workers(executor, device), address)
+    _say(f"run folder: {folder}")
     try:
         if resume is not None:
             outcome = pipeline.resume_search(folder, settings, scoring)
@@ -216,7 +219,7 @@ def retrain(
         _print_json(metrics)
         return
     _print(report.retrained_table([metrics], settings.space.layers))
-    CONSOLE.print(f"next: mbnas audit {run}/candidates/{candidate}", soft_wrap=True)
+    _say(f"next: mbnas audit {run}/candidates/{candidate}")
 
 
 @app.command(short_help="Train one network of any number format.")
@@ -268,7 +271,7 @@ def train(
         _print_json(metrics)
         return
     _print(report.retrained_table([metrics], settings.space.layers))
-    CONSOLE.print(f"next: mbnas audit {folder}", soft_wrap=True)
+    _say(f"next: mbnas audit {folder}")
 
 
 @app.command(short_help="Measure a network on test images.")
@@ -287,7 +290,7 @@ def evaluate(
         _print_json(metrics)
     else:
         _print(report.attack_table(metrics))
-        CONSOLE.print(f"next: mbnas audit {checkpoint}", soft_wrap=True)
+        _say(f"next: mbnas audit {checkpoint}")
 
 
 @app.command(short_help="Try everything to break a network.")
@@ -317,12 +320,7 @@ def audit(
     _print(page.table(found, name))
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     written = inspection.audit_file(folder, effort)
-    CONSOLE.print(
-        f"the page is {written.with_suffix('.html')}, the record {written}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    _say(f"the page is {written.with_suffix('.html')}, the record {written}")
 
 
 def _named_like(backbone: str | None) -> Path:
@@ -361,6 +359,11 @@ def _resumed_settings(path: Path, space: Path | None, changes: Sequence[str]) ->
     return settings
 
 
+def _say(text: str) -> None:
+    """As it is, brackets and all."""
+    CONSOLE.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def _print(table: Table) -> None:
     Console().print(table)
 
@@ -382,4 +385,4 @@ def _say_next(folder: Path, outcome: pipeline.Outcome) -> None:
         f"  mbnas retrain {folder} --candidate {cheapest.id}",
         f"  mbnas profile --space {folder}/settings.yaml --assignment {costliest.assignment}",
     )
-    CONSOLE.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    _say("\n".join(lines))

@@ -118,7 +118,10 @@ def _read(settings: DataSettings) -> tuple[Images, Images]:
         return _digits()
     if settings.root is None:
         raise DataError(f"data {settings.name!r} needs a folder; give --data DIR")
-    root = settings.root.expanduser()
+    try:
+        root = settings.root.expanduser()
+    except RuntimeError:
+        raise DataError(f"no home folder for {str(settings.root)!r}; give --data DIR") from None
     if settings.name in ("cifar10", "cifar100") and not _is_image_folder(root):
         return _cifar(settings.name, root)
     if settings.name == "imagenet" and not _is_image_folder(root):
@@ -270,9 +273,10 @@ def _decode_all(paths: list[Path], size: int, target: Path) -> None:
             ThreadPoolExecutor(os.cpu_count()) as pool,
             bar(f"reading {paths[0].parent.parent}", len(paths)) as advance,
         ):
-            for pixels in pool.map(lambda path: _decode(path, size), paths):
-                file.write(pixels.tobytes())
-                advance("")
+            for start in range(0, len(paths), 1024):  # or all would wait in memory for the disk
+                for pixels in pool.map(lambda path: _decode(path, size), paths[start:][:1024]):
+                    file.write(pixels.tobytes())
+                    advance("")
 
 
 def _decode(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

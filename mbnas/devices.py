@@ -17,9 +17,10 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise SettingsError(f"no device {name!r} here; use auto, cpu or cuda ({reason})") from None
+    if device.type not in ("cpu", "cuda"):
         raise SettingsError(f"no device {name!r} here; use auto, cpu or cuda")
     # By default cuDNN rounds what it convolves to 10 bits, and takes whatever algorithm is fastest.
     torch.backends.cudnn.allow_tf32 = False

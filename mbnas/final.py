@@ -1,4 +1,4 @@
-"""What is reported of a network: the final measurement, the only use of test images."""
+"""What is reported of a network: the final measurement, on test images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """On a GPU, the plain functions of quantizers.py as fused kernels, made by torch.compile (Triton).
 
-A function is compiled once for each number of steps, surrogate and rank of its heights, never for a
-size of its tensors or for a parameter; torch keeps what it compiled between runs.
+A function is compiled once for each number of steps, surrogate and rank of its heights, and for
+what else torch tells apart (one image or several, autocast or not, one thread or several), never
+for a parameter or for other sizes of its tensors; torch keeps what it compiled between runs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def suits(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.float32 and _available()
 
 
-_VARIANTS = 8 * MAX_BASES * len(Surrogate)  # heights of a step or a row, either sums or none
+# Heights of a step or a row, either sums or none; one image or several, autocast, threads.
+_VARIANTS = 8 * 8 * MAX_BASES * len(Surrogate)
 
 
 @cache
@@ -37,8 +39,9 @@ def fused(function: _Function) -> _Function:
 
     def call(*arguments: object, **flags: bool) -> object:
         # Each thread has a limit of its own, and a GPU's backward passes run in another one.
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(_VARIANTS, limit)
+        config = torch._dynamo.config
+        config.recompile_limit = max(_VARIANTS, config.recompile_limit)
+        config.accumulated_recompile_limit = max(_VARIANTS, config.accumulated_recompile_limit)
         # Of parameters torch would compile for every shape.
         return compiled(*(x.detach() if isinstance(x, Tensor) else x for x in arguments), **flags)
 

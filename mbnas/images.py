@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mbnas.errors import SettingsError
-from mbnas.randomness import derive
+from mbnas.randomness import derive, uniform
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W) and labels (B,)."""
@@ -139,13 +139,14 @@ def augment(x: Tensor, *, shift: int, flip: bool, rng: torch.Generator) -> Tenso
     """Random crops of the zero-padded images and random horizontal flips, (B, C, H, W) each."""
     count, _, height, width = x.shape
     if shift:
-        top, left = torch.randint(2 * shift + 1, (2, count, 1), generator=rng).to(x.device)
+        corners = torch.randint(2 * shift + 1, (2, count, 1), generator=rng, pin_memory=x.is_cuda)
+        top, left = corners.to(x.device, non_blocking=True)
         rows = (top + torch.arange(height, device=x.device))[:, None, :, None]
         columns = (left + torch.arange(width, device=x.device))[:, None, None, :]
         image = torch.arange(count, device=x.device)[:, None, None, None]
         channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
         x = F.pad(x, (shift,) * 4)[image, channel, rows, columns]
     if flip:
-        mirrored = torch.rand(count, generator=rng).to(x.device) < 0.5
+        mirrored = uniform(x[:, 0, 0, 0], rng) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     return x

@@ -33,11 +33,11 @@ class Journal:
         """
         if not self.path.exists():
             return []
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_text(self.path, whole)
         try:
+            text = self.path.read_text()
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                write_text(self.path, whole)
             return [json.loads(line) for line in whole.splitlines()]
         except ValueError:
             raise DataError(

@@ -83,6 +83,15 @@ def led(compute: Callable[[], Value]) -> Value:
     return cast(Value, box[0])
 
 
+def agreed(value: object) -> bool:
+    """Whether all processes have come to the same value."""
+    if count() == 1:
+        return True
+    values: list[object] = [None] * count()
+    dist.all_gather_object(values, value)
+    return all(each == value for each in values)
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Inside, nobody but these processes works in ``folder``.

@@ -88,7 +88,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
     Raises:
         SettingsError: if the run was started with other settings.
         DataError: if the folder is no run, was started on other images, or another process works
-            in it.
+            in it, or a network that the settings name is missing or corrupt.
     """
     executor.check()
     folder = runs.reopen(path)
@@ -99,6 +99,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         "leave them away to go on with it, or start a new run with --out",
     )
     data = datasets.load(settings.data, settings.seed)
+    require_named_networks(settings, data.test)
     with parallel.alone_in(path), suited_to(settings):
         return _all_stages(folder, settings, data, executor)
 

@@ -53,7 +53,7 @@ class RunFolder:
 
     @property
     def rescored(self) -> Journal:
-        """Pareto members under PGD through every surrogate, both counts."""
+        """Pareto members under PGD through both reported surrogates, and in the worst case."""
         return Journal(self.path / "rescored.jsonl")
 
     @property

@@ -65,7 +65,8 @@ def fit(
 
     Raises:
         SettingsError: if the loss stops being finite, or the checkpoint was begun otherwise.
-        DataError: if the checkpoint is corrupt or of another network.
+        DataError: if the checkpoint is corrupt or of another network, or is not there for all
+            processes that train together.
     """
     optimizer = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
     batches = max(1, len(train) // recipe.batch_size)
@@ -76,6 +77,11 @@ def fit(
         "images": fingerprint(train),
     }
     history, chosen = _restore(checkpoint, origin, module, optimizer)
+    if not parallel.agreed(len(history)):
+        raise DataError(
+            f"not every process finds the training checkpoint {str(checkpoint)!r}; "
+            "give a folder that all machines share"
+        )
     guarded = min(recipe.guard_images, settings.data.validation)
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
@@ -231,6 +237,8 @@ def _restore(
         optimizer.load_state_dict(state["optimizer"])
         history = tuple(Epoch(**epoch) for epoch in state["history"])
         chosen: State = state["chosen"]
+    except torch.OutOfMemoryError:  # a RuntimeError that the checkpoint has no part in
+        raise
     except _UNREADABLE:
         raise DataError(
             f"training checkpoint {str(path)!r} is corrupt or of another network; "

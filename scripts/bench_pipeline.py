@@ -60,7 +60,7 @@ def stopwatch() -> Iterator[dict[str, float]]:
 
 def once(settings: Settings) -> dict[str, float]:
     """Seconds by stage of one search."""
-    executor = Executor("inprocess", default_workers(pick_device(settings.device)))
+    executor = Executor("inprocess", default_workers("inprocess", pick_device(settings.device)))
     with tempfile.TemporaryDirectory() as folder, stopwatch() as seconds:
         started = time.perf_counter()
         run_search(settings, Path(folder) / "run", executor)

@@ -1,11 +1,13 @@
 """Weights on disk come back bit for bit, and nothing else is taken for them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import noise, same, scrambled, tiny
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mbnas.assignment import Assignment
@@ -128,6 +130,16 @@ def test_a_truncated_file_is_named(
         whole = path.read_bytes()
         path.write_bytes(whole[: int(fraction * len(whole))])
         assert "truncated or was not written by mbnas" in complaint(load, path)
+
+
+def test_a_setting_that_is_unknown_here_speaks_of_another_version(network_file: Path) -> None:
+    with safe_open(network_file, framework="pt") as file:
+        described = json.loads(file.metadata()["mbnas"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    described["settings"]["search"]["patience"] = 3
+    save_file(tensors, network_file, {"mbnas": json.dumps(described)})
+    told = complaint(load_network, network_file)
+    assert "another version of mbnas (unknown key 'search.patience'" in told
 
 
 @pytest.mark.parametrize("load", [load_network, load_supernet])

@@ -412,6 +412,19 @@ def test_a_folder_may_have_any_name(
     monkeypatch.chdir(tmp_path)
     line = mistake("train", *SPACE, *FOLDER, "--format", "float", "--data", "\N{OWL}", code=3)
     assert "'\N{OWL}/train'" in line
+    line = mistake(
+        "train", *SPACE, *FOLDER, "--format", "float", "--data", "~nobody\N{OWL}", code=3
+    )
+    assert line == "mbnas: no home folder for '~nobody\N{OWL}'; give --data DIR"
+
+
+def test_brackets_in_a_name_are_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ("--set", "retraining.training=natural", "--out", "a[/old]")
+    assert call("train", *SPACE, *OVERRIDES, *short, "--format", "float") == 0
+    assert "next: mbnas audit a[/old]\n" in capsys.readouterr().err
 
 
 def test_a_long_format_makes_no_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

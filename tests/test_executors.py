@@ -15,7 +15,7 @@ from mbnas.networks import freeze
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
 from mbnas.search.engines import engine
-from mbnas.search.executors import Executor
+from mbnas.search.executors import Executor, default_workers
 from mbnas.search.problem import Problem
 from mbnas.search.session import Session
 from mbnas.settings import Robustness
@@ -152,3 +152,11 @@ def test_without_ray_the_other_executor_is_named(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SettingsError, match="--executor inprocess"):
         Executor("ray", 1).check()
     Executor("inprocess", 1).check()
+
+
+def test_there_is_a_worker_for_each_thread_or_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [default_workers(kind, cpu) for kind in ("ray", "inprocess")] == [5, 5]
+    assert [default_workers(kind, gpu) for kind in ("ray", "inprocess")] == [8, 1]

@@ -70,5 +70,11 @@ def test_any_other_corrupt_line_is_refused(journal: Journal, line: int) -> None:
         journal.read()
 
 
+def test_bytes_that_are_no_text_are_refused(journal: Journal) -> None:
+    journal.path.write_bytes(b"\xff\xfe\n" + journal.path.read_bytes())
+    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it"):
+        journal.read()
+
+
 def test_a_journal_is_plain_json_line_by_line(journal: Journal) -> None:
     assert list(map(json.loads, journal.path.read_text().splitlines())) == RECORDS

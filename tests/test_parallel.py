@@ -12,7 +12,7 @@ from helpers import DIGITS, TINY, noise, scrambled, tiny
 
 from mbnas import backbones, parallel
 from mbnas.assignment import Assignment
-from mbnas.errors import SettingsError
+from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.images import Batch, Images
 from mbnas.networks import Network, multibit
@@ -32,22 +32,26 @@ def network() -> Network:
     return scrambled(lambda: multibit(TABLE, Assignment.uniform(2, 2, len(TABLE.searchable))))
 
 
+def trained(folder: Path) -> Network:
+    module = network()
+    fit(
+        module,
+        network_objective(module, THREAT, RECIPE),
+        guard=lambda: Scores(0, 0, None),
+        train=IMAGES,
+        settings=SETTINGS,
+        recipe=RECIPE,
+        title="",
+        seed=5,
+        checkpoint=folder / "training.pt",
+    )
+    return module
+
+
 def train(folder: Path) -> None:
     """What each of the processes runs; it leaves its network in a file of its own."""
     with parallel.together():
-        module = network()
-        fit(
-            module,
-            network_objective(module, THREAT, RECIPE),
-            guard=lambda: Scores(0, 0, None),
-            train=IMAGES,
-            settings=SETTINGS,
-            recipe=RECIPE,
-            title="",
-            seed=5,
-            checkpoint=folder / "training.pt",
-        )
-        torch.save(module.state_dict(), folder / f"{parallel.rank()}.pt")
+        torch.save(trained(folder).state_dict(), folder / f"{parallel.rank()}.pt")
     left = [each.read_text().strip() for each in Path("/proc/self/task").glob("*/comm")]
     (folder / f"threads-{os.environ['RANK']}.txt").write_text(" ".join(left))
 
@@ -63,6 +67,16 @@ def blunder(folder: Path) -> None:
             parallel.led(mistaken)
         except SettingsError as mistake:
             (folder / f"{parallel.rank()}.txt").write_text(str(mistake))
+
+
+def part(folder: Path) -> None:
+    """What each of two machines runs that share no folder: a training, and the same again."""
+    with parallel.together():
+        mine = folder / str(parallel.rank())
+        mine.mkdir()
+        trained(mine)
+        with pytest.raises(DataError, match="not every process finds the training checkpoint"):
+            trained(mine)
 
 
 def started_together(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -171,5 +185,13 @@ def test_a_mistake_that_the_leader_meets_reaches_the_other_process(tmp_path: Pat
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["made by 0"] * 2
 
 
+def test_machines_that_share_no_folder_are_told_so_when_training_is_to_go_on(
+    tmp_path: Path,
+) -> None:
+    done = started_together(__file__, str(tmp_path), "part", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / str(rank) / "training.pt").exists() for rank in (0, 1)] == [True, False]
+
+
 if __name__ == "__main__":
-    {"train": train, "blunder": blunder}[sys.argv[2]](Path(sys.argv[1]))
+    {"train": train, "blunder": blunder, "part": part}[sys.argv[2]](Path(sys.argv[1]))

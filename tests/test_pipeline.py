@@ -13,7 +13,7 @@ import torch
 from helpers import README, same, tiny
 from torch import Tensor
 
-from mbnas import config, inspection, pipeline, pretraining
+from mbnas import config, inspection, pipeline, pretraining, runs
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS
@@ -350,6 +350,10 @@ def test_a_network_that_is_not_there_is_missed_before_anything_is_trained(
     with pytest.raises(DataError, match=r"no checkpoint .*/nobody"):
         pipeline.run_search(missing, tmp_path / "run", Executor("inprocess"))
     assert list(tmp_path.iterdir()) == []
+    begun = runs.create(tmp_path / "run", missing)
+    with pytest.raises(DataError, match=r"no checkpoint .*/nobody"):
+        pipeline.resume_search(begun.path, missing, Executor("inprocess"))
+    assert not begun.supernet_file.exists()
 
 
 def test_fewer_evaluations_than_uniform_networks_still_cover_them(tmp_path: Path) -> None:

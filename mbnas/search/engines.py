@@ -59,10 +59,8 @@ class OptunaNSGA2:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._gate = gate
         self._population = population
-        self._study = optuna.create_study(
-            directions=["minimize"] * 3,
-            sampler=optuna.samplers.NSGAIISampler(population_size=population, seed=seed % 2**32),
-        )
+        self._sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed % 2**32)
+        self._study = optuna.create_study(directions=["minimize"] * 3, sampler=self._sampler)
         self._distributions: dict[str, BaseDistribution] = {
             f"{kind}{layer}": IntDistribution(0, len(choices) - 1)
             for layer in range(gate.space.layers)
@@ -97,7 +95,13 @@ class OptunaNSGA2:
     def _begin(self, assignment: Assignment) -> optuna.Trial:
         positions = self._gate.space.encode(assignment)
         self._study.enqueue_trial(dict(zip(self._distributions, positions, strict=True)))
-        return self._study.ask(self._distributions)
+        trial = self._study.ask(self._distributions)
+        # The sampler has not been asked for what is fixed, and only whom it puts into a generation
+        # can become a parent.
+        self._sampler.get_trial_generation(
+            self._study, self._study.get_trials(deepcopy=False)[trial.number]
+        )
+        return trial
 
 
 class PymooNSGA2:
@@ -112,7 +116,7 @@ class PymooNSGA2:
             pop_size=population,
             sampling=np.array([gate.space.encode(each) for each in first]),
             crossover=UX(),
-            mutation=PM(vtype=float, repair=RoundingRepair()),
+            mutation=PM(eta=3.0, vtype=float, repair=RoundingRepair()),  # 20 rounds to nothing
         )
         self._algorithm.setup(self._problem, seed=seed % 2**32, termination=NoTermination())
         self._first: list[Assignment] = first

@@ -72,9 +72,11 @@ class Executor:
         raytune.run(problem, session, self.workers, self.address, device)
 
 
-def default_workers(device: torch.device) -> int:
-    """As many as torch has threads, or a single one where a GPU does the work."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
+def default_workers(kind: Literal["inprocess", "ray"], device: torch.device) -> int:
+    """As many as torch has threads, or one for each GPU; in process there is only one of these."""
+    if device.type == "cpu":
+        return torch.get_num_threads()
+    return torch.cuda.device_count() if kind == "ray" else 1
 
 
 def run_in_process(problem: Problem, session: Session, workers: int) -> None:
