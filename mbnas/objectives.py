@@ -16,7 +16,7 @@ from mbnas.attacks import Model, fgsm, n_fgsm
 from mbnas.networks import Network
 from mbnas.precision import autocast
 from mbnas.randomness import derive
-from mbnas.settings import Recipe, SupernetRecipe, Threat, Training
+from mbnas.settings import Recipe, Rule, SupernetRecipe, Threat, Training
 from mbnas.supernet import Supernet
 
 Accumulate = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -60,10 +60,9 @@ def network_objective(
 def supernet_objective(
     supernet: Supernet, threat: Threat, recipe: SupernetRecipe, seed: int
 ) -> Objective:
-    """Sandwich rule with distillation (Yu et al. 2020, BigNAS).
+    """Some sub-networks per batch, each on perturbations made on that very sub-network.
 
-    Per batch: the largest sub-network on labels, then the smallest and fair-sampled ones on the
-    largest one's logits, each on perturbations made on that very sub-network.
+    Which ones, and on labels or logits, is the rule of the recipe.
     """
     space = supernet.space
 
@@ -84,7 +83,15 @@ def supernet_objective(
     def objective(epoch: int) -> Accumulate:
         fair = fair_assignments(space, derive(seed, "fair", epoch))
 
-        def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        def fairly(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+            total = torch.zeros((), device=x.device)
+            for assignment in islice(fair, recipe.sampled):
+                loss = F.cross_entropy(logits_of(assignment, x, y, rng), y)
+                torch.autograd.backward(loss)
+                total += loss.detach()
+            return total / recipe.sampled
+
+        def sandwiched(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
             logits = logits_of(space.largest, x, y, rng)
             loss = F.cross_entropy(logits, y)
             torch.autograd.backward(loss)
@@ -93,7 +100,7 @@ def supernet_objective(
                 torch.autograd.backward(F.cross_entropy(logits_of(assignment, x, y, rng), teacher))
             return loss.detach()
 
-        return accumulate
+        return fairly if recipe.rule is Rule.FAIR else sandwiched
 
     return objective
 

@@ -83,6 +83,18 @@ class Training(StrEnum):
     N_FGSM = "n-fgsm"
 
 
+class Rule(StrEnum):
+    """What a step of the supernet trains.
+
+    ``fair``: fair-sampled sub-networks on labels (Chu et al. 2021, FairNAS). ``sandwich``: the
+    largest one on labels, the smallest and fair-sampled ones on its logits (Yu et al. 2020,
+    BigNAS), which ranks sub-networks worse (README).
+    """
+
+    FAIR = "fair"
+    SANDWICH = "sandwich"
+
+
 class Effort(StrEnum):
     """How much an audit tries; see :mod:`mbnas.auditing.efforts`."""
 
@@ -233,10 +245,13 @@ class SupernetRecipe(Recipe):
     """Recipe of the weight-shared supernet.
 
     Attributes:
-        sampled: fair-sampled sub-networks per step, beside the largest and the smallest.
+        rule: which sub-networks a step trains, and on what.
+        sampled: fair-sampled sub-networks per step; a sandwich holds the largest and the smallest
+            beside.
     """
 
-    sampled: int = Field(default=1, ge=0)
+    rule: Rule = Rule.FAIR
+    sampled: PositiveInt = 3
 
 
 class SearchSettings(_Frozen):

@@ -1,4 +1,4 @@
-"""What one batch does: samples, perturbations, distillation."""
+"""What one batch does: samples, perturbations, labels or logits."""
 
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -36,7 +36,7 @@ from mbnas.objectives import (
     without_gradients,
 )
 from mbnas.randomness import generator
-from mbnas.settings import Precision, SupernetRecipe, Surrogate, Threat, Training
+from mbnas.settings import Precision, Rule, SupernetRecipe, Surrogate, Threat, Training
 from mbnas.supernet import Supernet
 
 # Fair samples
@@ -99,26 +99,35 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
     return seen
 
 
-def test_a_natural_recipe_makes_no_attack(passes: Passes) -> None:
-    rng = generator(0)
-    network_objective(network(), THREAT, NATURAL)(1)(X, Y, rng)
-    supernet_objective(supernet(), THREAT, NATURAL, SEED)(1)(X, Y, rng)
-    assert [others for _, others in passes] == [
-        (),
-        *((each,) for each in (SPACE.largest, SPACE.smallest, *sampled(2))),
-    ]
+by_either_rule = pytest.mark.parametrize("rule", list(Rule))
+
+
+def members(rule: Rule, count: int = NATURAL.sampled) -> list[Assignment]:
+    """Whom a step trains, in order."""
+    always = [SPACE.largest, SPACE.smallest] if rule is Rule.SANDWICH else []
+    return [*always, *sampled(count)]
+
+
+@by_either_rule
+def test_a_natural_recipe_makes_no_attack(passes: Passes, rule: Rule) -> None:
+    rng, recipe = generator(0), NATURAL.model_copy(update={"rule": rule})
+    network_objective(network(), THREAT, recipe)(1)(X, Y, rng)
+    supernet_objective(supernet(), THREAT, recipe, SEED)(1)(X, Y, rng)
+    assert [others for _, others in passes] == [(), *((each,) for each in members(rule))]
     assert all(torch.equal(x, X) for x, _ in passes)
     assert torch.equal(rng.get_state(), generator(0).get_state())
 
 
+@by_either_rule
 @pytest.mark.parametrize(
     ("training", "dtype"), [(Training.NATURAL, torch.bfloat16), (Training.FASTAT, torch.float32)]
 )
 def test_only_natural_training_steps_compute_in_bfloat16_by_default(
-    training: Training, dtype: torch.dtype
+    training: Training, dtype: torch.dtype, rule: Rule
 ) -> None:
     """In the network that learns, its teacher and the supernet; attacks are never among them."""
-    recipe = NATURAL.model_copy(update={"precision": Precision.AUTO, "training": training})
+    changes = {"precision": Precision.AUTO, "training": training, "rule": rule}
+    recipe = NATURAL.model_copy(update=changes)
     module, teacher, whole = network(), network().eval(), supernet()
     seen: list[torch.dtype] = []
     for each in (module, teacher, whole):
@@ -127,7 +136,7 @@ def test_only_natural_training_steps_compute_in_bfloat16_by_default(
         network_objective(module, THREAT, recipe, teacher)(1)(X, Y, generator(0))
         supernet_objective(whole, THREAT, recipe, SEED)(1)(X, Y, generator(0))
     attacks = 0 if training is Training.NATURAL else 1
-    passes = 1 + (1 + attacks) + (2 + NATURAL.sampled) * (1 + attacks)
+    passes = 1 + (1 + attacks) + len(members(rule)) * (1 + attacks)
     assert seen == [dtype] * passes
 
 
@@ -153,24 +162,37 @@ def test_a_network_learns_from_fastat_perturbations_made_on_itself(
         assert torch.equal(gradient, gradients(other)[name])
 
 
+@by_either_rule
 @pytest.mark.parametrize("precision", list(Precision))
 def test_every_sub_network_learns_from_perturbations_made_on_itself_in_float32(
-    precision: Precision, passes: Passes
+    precision: Precision, passes: Passes, rule: Rule
 ) -> None:
     module, rng = supernet(), generator(0)
-    recipe = FASTAT.model_copy(update={"precision": precision})
+    recipe = FASTAT.model_copy(update={"precision": precision, "rule": rule})
     supernet_objective(module, THREAT, recipe, SEED)(1)(X, Y, generator(0))
     trained = [(x, *others) for x, others in passes if len(others) == 1]
-    assert [each for _, each in trained] == [SPACE.largest, SPACE.smallest, *sampled(2)]
+    assert [each for _, each in trained] == members(rule)
     for perturbed, each in trained:
         expected = attack(lambda z, each=each: module(z, each, THREAT.surrogate), THREAT, rng)
         assert torch.equal(perturbed, expected)
         assert 0 < (perturbed - X).abs().max() <= THREAT.eps + 1e-6
 
 
-def test_small_sub_networks_learn_the_logits_of_the_largest() -> None:
+def test_fair_sampled_sub_networks_learn_labels() -> None:
     one, other = supernet(), supernet()
     loss = supernet_objective(one, THREAT, NATURAL, SEED)(1)(X, Y, generator(0))
+    alone = [F.cross_entropy(other(X, each), Y) for each in sampled(NATURAL.sampled)]
+    torch.autograd.backward(sum(alone))
+    torch.testing.assert_close(loss, torch.stack(alone).mean().detach())
+    assert gradients(one).keys() == gradients(other).keys()
+    for name, gradient in gradients(one).items():
+        torch.testing.assert_close(gradient, gradients(other)[name], rtol=1e-4, atol=1e-5)
+
+
+def test_in_a_sandwich_small_sub_networks_learn_the_logits_of_the_largest() -> None:
+    one, other = supernet(), supernet()
+    recipe = NATURAL.model_copy(update={"rule": Rule.SANDWICH})
+    loss = supernet_objective(one, THREAT, recipe, SEED)(1)(X, Y, generator(0))
     logits = other(X, SPACE.largest)
     teacher = logits.detach().softmax(1)
     labels = F.cross_entropy(logits, Y)
@@ -190,7 +212,7 @@ def test_small_sub_networks_learn_the_logits_of_the_largest() -> None:
 def test_latent_weights_learn_through_the_surrogate_of_the_recipe(
     recipe: SupernetRecipe, surrogate: Surrogate, passes: Passes
 ) -> None:
-    recipe = recipe.model_copy(update={"weight_surrogate": surrogate, "sampled": 0})
+    recipe = recipe.model_copy(update={"weight_surrogate": surrogate})
     one, other = network(), network()
     network_objective(one, THREAT, recipe)(1)(X, Y, generator(0))
     x = passes[-1][0]
@@ -200,11 +222,10 @@ def test_latent_weights_learn_through_the_surrogate_of_the_recipe(
     passes.clear()
     whole, twin = supernet(), supernet()
     supernet_objective(whole, THREAT, recipe, SEED)(1)(X, Y, generator(0))
-    (x, _), (z, _) = (each for each in passes if len(each[1]) == 1)  # the others are attacks
-    largest = twin(x, SPACE.largest, weight_surrogate=surrogate)
-    smallest = twin(z, SPACE.smallest, weight_surrogate=surrogate)
-    teacher = largest.detach().softmax(1)
-    torch.autograd.backward(F.cross_entropy(largest, Y) + F.cross_entropy(smallest, teacher))
+    trained = [(x, *others) for x, others in passes if len(others) == 1]  # no attacks
+    for x, each in trained:
+        logits = twin(x, each, weight_surrogate=surrogate)
+        torch.autograd.backward(F.cross_entropy(logits, Y))
     for name, gradient in gradients(whole).items():
         torch.testing.assert_close(gradient, gradients(twin)[name], rtol=1e-4, atol=1e-5)
 
@@ -219,21 +240,22 @@ def private(assignments: Iterable[Assignment]) -> set[str]:
     }
 
 
+@by_either_rule
 @pytest.mark.parametrize("recipe", [NATURAL, FASTAT], ids=["natural", "FastAT"])
-@pytest.mark.parametrize(("count", "batches"), [(0, 1), (1, 1), (2, 1), (1, 2)])
-def test_only_sub_networks_of_the_sandwich_have_gradients_on_their_private_scalars(
-    recipe: SupernetRecipe, count: int, batches: int
+@pytest.mark.parametrize(("count", "batches"), [(1, 1), (2, 1), (1, 2)])
+def test_only_sub_networks_that_are_trained_have_gradients_on_their_private_scalars(
+    recipe: SupernetRecipe, count: int, batches: int, rule: Rule
 ) -> None:
     module = supernet()
-    recipe = recipe.model_copy(update={"sampled": count})
+    recipe = recipe.model_copy(update={"sampled": count, "rule": rule})
     accumulate = supernet_objective(module, THREAT, recipe, SEED)(1)
     for _ in range(batches):
         accumulate(X, Y, generator(0))
-    sandwich = (SPACE.largest, SPACE.smallest, *sampled(count * batches))
+    trained = members(rule, count * batches)
     assert gradients(module).keys() == {
         name
         for name, _ in module.named_parameters()
-        if name.rpartition(".")[0] not in private(SPACE.uniforms) - private(sandwich)
+        if name.rpartition(".")[0] not in private(SPACE.uniforms) - private(trained)
     }
 
 
