@@ -433,6 +433,29 @@ def ranking(result: Result) -> str:
     return f"{described}\n\n{ranked}\n\n{table(header, reached)}"
 
 
+def rules(result: Result) -> str:
+    """Kendall's tau of supernets of either rule with what networks reach on their own."""
+    measured = result["measured"]
+    described = (
+        f"`{result['command']}` ({machine(result)}). Kendall's tau, mean ± standard deviation over "
+        f"supernets of seeds {', '.join(map(str, measured['seeds']))}, with the networks of "
+        f"{measured['ranked']} assignments trained from scratch; {measured['trained']} "
+        "sub-networks trained per step."
+    )
+
+    def cell(taus: list[float]) -> str:
+        spread = f" ± {statistics.stdev(taus):.2f}" if len(set(taus)) > 1 else ""
+        return f"{statistics.fmean(taus):.2f}{spread}"
+
+    rows = {
+        way if way == "BOPS" else f"{way}, rule {rule}": [cell(each[m]) for m in each]
+        for rule, ways in measured["tau"].items()
+        for way, each in ways.items()
+    }
+    header = ["ranked by", "natural", "PGD", "worst case"]
+    return f"{described}\n\n{table(header, [[name, *cells] for name, cells in rows.items()])}"
+
+
 KINDS: dict[str, Callable[[Result], str]] = {
     "agreement": agreement,
     "attacks": attacks,
@@ -440,6 +463,7 @@ KINDS: dict[str, Callable[[Result], str]] = {
     "paper": paper,
     "ranking": ranking,
     "recipe": recipe,
+    "rules": rules,
     "study": study,
     "sweep": sweep,
     "search": search,

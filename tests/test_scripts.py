@@ -23,13 +23,14 @@ from scipy.stats import kendalltau
 import mbnas
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.auditing import PLANS
-from mbnas.files import read_json
+from mbnas.files import read_json, write_json
 from mbnas.formats import Family
 from mbnas.layers import convolution
 from mbnas.networks import multibit
 from mbnas.runs import RunFolder
-from mbnas.search.problem import Trial
+from mbnas.search.problem import Problem, Trial
 from mbnas.settings import Surrogate
+from mbnas.supernet import Supernet
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").glob("*.py"))
 
@@ -199,6 +200,46 @@ def test_assignments_of_a_run_are_trained_alone_and_ranked(
     assert set(found["tau"]) == {"natural", "robust", "worst case"}
     rows = [row for each in found["assignments"] for row in each["alone"]]
     assert all(max(row["worst case"], row["robust"]) <= row["natural"] for row in rows)
+
+
+@pytest.mark.parametrize("script", ["study_supernet"], indirect=True)
+def test_supernets_of_both_rules_are_trained_once_and_ranked(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    known = [
+        {
+            "assignment": ",".join([bases] * 6),
+            "alone": [{"natural": 1 - share, "robust": share, "worst case": share / 2}],
+        }
+        for bases, share in (("1x1", 0.1), ("2x1", 0.2), ("2x2", 0.3))
+    ]
+    ranking = {"measured": {"ranked": 3, "assignments": known}}
+    write_json(tmp_path / "ranking-digits.json", ranking)
+    options = ["--space", "search_spaces/digits.yaml", "--work", str(tmp_path / "work")]
+    options += ["--seeds", "0", "1", "--trained", "3"]
+    options += [part for change in TINY for part in ("--set", change)]
+    monkeypatch.setattr(sys, "argv", ["study_supernet.py", *options])
+
+    def scores(problem: Problem, assignment: Assignment) -> Trial:
+        cost = problem.cost(assignment)
+        return Trial(assignment, cost, cost / 1e9, 1 - cost / 1e9, cost / 1e9, 0)
+
+    stopped = mock.patch.object(Problem, "score", side_effect=KeyboardInterrupt)
+    with stopped, pytest.raises(KeyboardInterrupt):
+        script.main()
+    with mock.patch.object(Problem, "score", scores):
+        script.main()
+    found = json.loads((tmp_path / "rules-digits.json").read_text())
+    for ways in found["measured"]["tau"].values():
+        assert ways["BOPS"] == {"natural": [-1, -1], "robust": [1, 1], "worst case": [1, 1]}
+        assert ways["supernet"] == {key: [-1, -1] for key in ways["BOPS"]}
+    shown = importlib.import_module("readme_tables").rules(found)
+    assert "| BOPS | -1.00 | 1.00 | 1.00 |" in shown
+    assert "| supernet, rule sandwich | -1.00 | -1.00 | -1.00 |" in shown
+    with mock.patch.object(Supernet, "forward", side_effect=AssertionError):
+        script.main()
+    assert json.loads((tmp_path / "rules-digits.json").read_text()) == found
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)

@@ -1,0 +1,95 @@
+"""Which supernet ranks assignments as training them on their own does?
+
+    python scripts/study_supernet.py --space search_spaces/digits.yaml --work FOLDER
+
+Takes assignments, and what networks of them reached on test images, from a result of
+``study_ranking.py``; trains supernets by each rule, as many sub-networks per step by either, once
+for each seed, and scores the assignments as a search does. Interrupted, it goes on where it
+stopped; ``--rules`` and ``--seeds`` may be given to several processes.
+"""
+
+import argparse
+import statistics
+from itertools import product
+from pathlib import Path
+
+import bench
+import study_ranking
+from study_ranking import SCORES
+
+import mbnas
+from mbnas import data as datasets
+from mbnas import runs
+from mbnas.assignment import Assignment
+from mbnas.devices import pick_device
+from mbnas.files import read_json
+from mbnas.pretraining import pretrained
+from mbnas.search.problem import Problem, Trial
+from mbnas.settings import Rule
+
+WAYS = ("supernet", "supernet and BOPS", "BOPS")
+
+
+def scored(
+    rule: Rule, seed: int, assignments: list[str], arguments: argparse.Namespace
+) -> list[Trial]:
+    """Every assignment by a supernet of its own."""
+    sampled = arguments.trained - (2 if rule is Rule.SANDWICH else 0)
+    changes = (f"seed={seed}", f"supernet.rule={rule}", f"supernet.sampled={sampled}")
+    settings = mbnas.load(
+        arguments.space, [*changes, *arguments.set, *bench.images_in(arguments.data)]
+    )
+    folder = arguments.work / f"{rule}-seed{seed}"
+    run = runs.reopen(folder) if folder.exists() else runs.create(folder, settings)
+    device, layers = pick_device(settings.device), settings.space.layers
+    data = datasets.load(settings.data, seed).to(device)
+    problem = Problem.of(pretrained(run, settings, data, device).eval(), data, settings)
+    for assignment in assignments[len(run.trials.read()) :]:
+        run.trials.append(problem.score(Assignment.parse(assignment, layers)).record())
+    return [Trial.from_record(record, layers) for record in run.trials.read()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", type=Path, required=True, help="whose recipe of the supernet")
+    parser.add_argument("--ranking", type=Path, help="(default: that of the space in results)")
+    parser.add_argument("--work", type=Path, required=True, help="where supernets are kept")
+    parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")
+    parser.add_argument("--rules", type=Rule, nargs="+", default=list(Rule))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--trained", type=int, default=4, help="sub-networks per step")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    name = mbnas.load(arguments.space).name
+    ranking = read_json(arguments.ranking or bench.RESULTS / f"ranking-{name}.json")["measured"]
+    known = ranking["assignments"][: ranking["ranked"]]
+    assignments = [each["assignment"] for each in known]
+    networks = [each["alone"] for each in known]
+    taus: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for rule, seed in product(arguments.rules, arguments.seeds):
+        trials = scored(rule, seed, assignments, arguments)
+        for measure in SCORES:
+            found = study_ranking.agreement(trials, networks, measure)
+            for way in WAYS:
+                by_way = taus.setdefault(rule, {}).setdefault(way, {})
+                by_way.setdefault(measure, []).append(found[way][0])
+    bench.show(
+        f"Kendall's tau over {len(known)} assignments, mean of {len(arguments.seeds)} supernets",
+        ["rule, ranked by", *SCORES],
+        [
+            [f"{rule}, {way}", *(f"{statistics.fmean(each[m]):.2f}" for m in SCORES)]
+            for rule, ways in taus.items()
+            for way, each in ways.items()
+        ],
+    )
+    measured = {
+        "seeds": arguments.seeds,
+        "trained": arguments.trained,
+        "ranked": len(known),
+        "tau": taus,
+    }
+    print(bench.keep(f"rules-{name}", measured))
+
+
+if __name__ == "__main__":
+    bench.run(main)
