@@ -231,8 +231,19 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
     done = finished(target, run.settings, chosen, run.data.test)
     if done is not None:
         return done
-    start = supernet if run.settings.retraining.start == "supernet" else None
-    return retrain(run.settings, chosen, run.data, target, source=start, device=run.device)
+    recipe, teacher = run.settings.retraining, None
+    if recipe.teacher == "supernet":
+        problem = Problem.of(supernet, run.data, run.settings).to(run.device)
+        teacher = problem.candidate(run.settings.space.largest)
+    return retrain(
+        run.settings,
+        chosen,
+        run.data,
+        target,
+        source=supernet if recipe.start == "supernet" else None,
+        device=run.device,
+        teacher=teacher,
+    )
 
 
 def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:

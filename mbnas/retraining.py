@@ -65,12 +65,14 @@ def retrain(
     *,
     source: Source | None,
     device: torch.device,
+    teacher: Network | None = None,
 ) -> Metrics:
     """Train one network, test it, and fill ``folder`` with weights, assignment and metrics.
 
     Args:
         source: whose weights it starts from; None trains from scratch or from the network that
             the settings name.
+        teacher: whose logits it learns; a network that the settings name takes its place.
         folder: where an unfinished training of the same network from the same start goes on.
 
     Returns:
@@ -82,7 +84,8 @@ def retrain(
     """
     seed = derive(settings.seed, "retraining", format_)
     recipe = settings.retraining
-    teacher = None if recipe.teacher is None else _teacher(recipe.teacher, data.test, device)
+    if isinstance(recipe.teacher, Path):
+        teacher = _teacher(recipe.teacher, data.test, device)
     network = _start(settings, format_, data, source, seed).to(device)
     guard_images = data.validation.first(recipe.guard_images)
     guarding = guard_stages(settings.threat, recipe.guard_steps)
@@ -155,7 +158,7 @@ def require_named_networks(settings: Settings, images: Images) -> None:
         SettingsError: if the one to start from has other convolutions or validation images.
     """
     recipe = settings.retraining
-    if recipe.teacher is not None:
+    if isinstance(recipe.teacher, Path):
         _teacher(recipe.teacher, images, torch.device("cpu"))
     if isinstance(recipe.start, Path):
         _forerunner(recipe.start, settings, images)

@@ -284,12 +284,13 @@ class RetrainingRecipe(Recipe):
         candidates: how many members of the Pareto set are retrained.
         start: fine-tuned from the supernet's weights, trained from scratch, or begun with what
             fits of the trained network in a folder.
-        teacher: folder of a trained network, such as a float one, whose logits are learned.
+        teacher: whose logits are learned: the largest sub-network of the supernet (without one,
+            labels are), a trained network in a folder, such as a float one, or nobody's.
     """
 
     candidates: int = Field(default=3, ge=0)
     start: Literal["supernet", "scratch"] | Path = "supernet"
-    teacher: Path | None = None
+    teacher: Literal["supernet"] | Path | None = "supernet"
 
 
 class FinalSettings(_Frozen):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -31,7 +32,8 @@ from mbnas.search.problem import Problem, Trial
 from mbnas.settings import DataSettings, Effort, Robustness, Surrogate
 
 BUDGET = 110_000  # 2x2 everywhere is beyond it
-SETTINGS = tiny(f"search.budget={BUDGET}")
+BUDGETED = f"search.budget={BUDGET}"
+SETTINGS = tiny(BUDGETED)
 INPROCESS = Executor("inprocess", 2)
 
 
@@ -328,6 +330,26 @@ def test_a_candidate_is_not_retrained_on_images_of_another_split(
 def test_a_run_belongs_to_one_process_at_a_time(outcome: Outcome, copied: RunFolder) -> None:
     with alone_in(copied.path), pytest.raises(DataError, match="another process works in"):
         pipeline.resume_search(copied.path, SETTINGS, Executor("inprocess"))
+
+
+@pytest.mark.parametrize("start", ["supernet", "scratch"])
+def test_the_largest_sub_network_teaches_unless_nobody_is_to(
+    outcome: Outcome, copied: RunFolder, start: str
+) -> None:
+    supernet = load_supernet(copied.supernet_file)
+    data = datasets.load(SETTINGS.data, SETTINGS.seed)
+    largest = Problem.of(supernet, data, SETTINGS).candidate(SETTINGS.space.largest)
+    seen = []
+    done = {metrics["id"] for metrics in outcome.retrained}
+    candidate = next(each.id for each in outcome.trials if each.id not in done)
+    with mock.patch("mbnas.pipeline.retrain", lambda *_, **named: seen.append(named)):
+        for teacher in ("supernet", "null"):
+            changes = (f"retraining.start={start}", f"retraining.teacher={teacher}")
+            pipeline.retrain_candidate(copied.path, candidate, tiny(BUDGETED, *changes))
+    taught, untaught = seen
+    assert same(taught["teacher"], largest)
+    assert untaught["teacher"] is None
+    assert [each["source"] is None for each in seen] == [start == "scratch"] * 2
 
 
 def test_a_network_learns_from_a_teacher_that_knows_the_same_images(tmp_path: Path) -> None:
