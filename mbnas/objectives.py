@@ -83,14 +83,6 @@ def supernet_objective(
     def objective(epoch: int) -> Accumulate:
         fair = fair_assignments(space, derive(seed, "fair", epoch))
 
-        def fairly(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-            total = torch.zeros((), device=x.device)
-            for assignment in islice(fair, recipe.sampled):
-                loss = F.cross_entropy(logits_of(assignment, x, y, rng), y)
-                torch.autograd.backward(loss)
-                total += loss.detach()
-            return total / recipe.sampled
-
         def sandwiched(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
             logits = logits_of(space.largest, x, y, rng)
             loss = F.cross_entropy(logits, y)
@@ -100,7 +92,15 @@ def supernet_objective(
                 torch.autograd.backward(F.cross_entropy(logits_of(assignment, x, y, rng), teacher))
             return loss.detach()
 
-        return fairly if recipe.rule is Rule.FAIR else sandwiched
+        def fairly(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+            total = torch.zeros((), device=x.device)
+            for assignment in islice(fair, recipe.sampled):
+                loss = F.cross_entropy(logits_of(assignment, x, y, rng), y)
+                torch.autograd.backward(loss)
+                total += loss.detach()
+            return total / recipe.sampled
+
+        return sandwiched if recipe.rule is Rule.SANDWICH else fairly
 
     return objective
 

@@ -86,13 +86,13 @@ class Training(StrEnum):
 class Rule(StrEnum):
     """What a step of the supernet trains.
 
-    ``fair``: fair-sampled sub-networks on labels (Chu et al. 2021, FairNAS). ``sandwich``: the
-    largest one on labels, the smallest and fair-sampled ones on its logits (Yu et al. 2020,
-    BigNAS), which ranks sub-networks worse (README).
+    ``sandwich``: the largest sub-network on labels, the smallest and fair-sampled ones on its
+    logits (Yu et al. 2020, BigNAS). ``fair``: fair-sampled ones on labels (Chu et al. 2021,
+    FairNAS), which ranks them better but starts them worse (README).
     """
 
-    FAIR = "fair"
     SANDWICH = "sandwich"
+    FAIR = "fair"
 
 
 class Effort(StrEnum):
@@ -246,12 +246,12 @@ class SupernetRecipe(Recipe):
 
     Attributes:
         rule: which sub-networks a step trains, and on what.
-        sampled: fair-sampled sub-networks per step; a sandwich holds the largest and the smallest
-            beside.
+        sampled: fair-sampled sub-networks per step, in a sandwich beside the largest and the
+            smallest.
     """
 
-    rule: Rule = Rule.FAIR
-    sampled: PositiveInt = 3
+    rule: Rule = Rule.SANDWICH
+    sampled: PositiveInt = 1
 
 
 class SearchSettings(_Frozen):

@@ -15,7 +15,7 @@ mbnas search --space search_spaces/resnet20.yaml --budget 2e8 --data "$cifar" \
     --out "$out/resnet20" --evaluations 48 --retrain 3 \
     --set choices.weight_bases=[1,2,3] --set choices.activation_bases=[1,2,3] \
     --set data.train_images=10000 \
-    --set supernet.epochs=8 --set supernet.sampled=3 --set supernet.guard_images=128 \
+    --set supernet.epochs=8 --set supernet.sampled=1 --set supernet.guard_images=128 \
     --set search.population=12 --set search.images=300 --set search.recalibration_images=512 \
     --set retraining.epochs=8 --set retraining.guard_images=128 \
     --set test.images=500 --set test.runs=2

@@ -180,7 +180,8 @@ def test_every_sub_network_learns_from_perturbations_made_on_itself_in_float32(
 
 def test_fair_sampled_sub_networks_learn_labels() -> None:
     one, other = supernet(), supernet()
-    loss = supernet_objective(one, THREAT, NATURAL, SEED)(1)(X, Y, generator(0))
+    recipe = NATURAL.model_copy(update={"rule": Rule.FAIR})
+    loss = supernet_objective(one, THREAT, recipe, SEED)(1)(X, Y, generator(0))
     alone = [F.cross_entropy(other(X, each), Y) for each in sampled(NATURAL.sampled)]
     torch.autograd.backward(sum(alone))
     torch.testing.assert_close(loss, torch.stack(alone).mean().detach())
@@ -191,8 +192,7 @@ def test_fair_sampled_sub_networks_learn_labels() -> None:
 
 def test_in_a_sandwich_small_sub_networks_learn_the_logits_of_the_largest() -> None:
     one, other = supernet(), supernet()
-    recipe = NATURAL.model_copy(update={"rule": Rule.SANDWICH})
-    loss = supernet_objective(one, THREAT, recipe, SEED)(1)(X, Y, generator(0))
+    loss = supernet_objective(one, THREAT, NATURAL, SEED)(1)(X, Y, generator(0))
     logits = other(X, SPACE.largest)
     teacher = logits.detach().softmax(1)
     labels = F.cross_entropy(logits, Y)
@@ -212,7 +212,8 @@ def test_in_a_sandwich_small_sub_networks_learn_the_logits_of_the_largest() -> N
 def test_latent_weights_learn_through_the_surrogate_of_the_recipe(
     recipe: SupernetRecipe, surrogate: Surrogate, passes: Passes
 ) -> None:
-    recipe = recipe.model_copy(update={"weight_surrogate": surrogate})
+    changes = {"weight_surrogate": surrogate, "rule": Rule.FAIR}
+    recipe = recipe.model_copy(update=changes)
     one, other = network(), network()
     network_objective(one, THREAT, recipe)(1)(X, Y, generator(0))
     x = passes[-1][0]

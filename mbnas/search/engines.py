@@ -116,7 +116,7 @@ class PymooNSGA2:
             pop_size=population,
             sampling=np.array([gate.space.encode(each) for each in first]),
             crossover=UX(),
-            mutation=PM(eta=3.0, vtype=float, repair=RoundingRepair()),  # 20 rounds to nothing
+            mutation=PM(vtype=float, repair=RoundingRepair()),
         )
         self._algorithm.setup(self._problem, seed=seed % 2**32, termination=NoTermination())
         self._first: list[Assignment] = first
