@@ -456,6 +456,33 @@ def rules(result: Result) -> str:
     return f"{described}\n\n{table(header, [[name, *cells] for name, cells in rows.items()])}"
 
 
+def retraining(result: Result) -> str:
+    """What finds reach from each start and by each teacher, and on average."""
+    measured = result["measured"]
+    described = (
+        f"`{result['command']}` ({machine(result)}). Seed {measured['seed']}, one network each; "
+        "percent of test images."
+    )
+    columns = ("natural", "robust", "worst case")
+    ways = dict.fromkeys((each["start"], each["teacher"]) for each in measured["networks"])
+    rows = []
+    for start, teacher in ways:
+        of_way = [
+            each
+            for each in measured["networks"]
+            if (each["start"], each["teacher"]) == (start, teacher)
+        ]
+        way = [start, "labels" if teacher == "null" else teacher]
+        for each in of_way:
+            assignment = short(Assignment.parse(each["assignment"], measured["layers"]))
+            cost = f"{each['bops'] / 1e6:.2f}"
+            rows.append([*way, assignment, cost, *(percent(each[column]) for column in columns)])
+        means = (statistics.fmean(each[column] for each in of_way) for column in columns)
+        rows.append([*way, "mean", "", *map(percent, means)])
+    header = ["start", "teacher", "assignment", "MBOPS", "natural", "PGD-20", "worst case"]
+    return f"{described}\n\n{table(header, rows)}"
+
+
 KINDS: dict[str, Callable[[Result], str]] = {
     "agreement": agreement,
     "attacks": attacks,
@@ -463,6 +490,7 @@ KINDS: dict[str, Callable[[Result], str]] = {
     "paper": paper,
     "ranking": ranking,
     "recipe": recipe,
+    "retraining": retraining,
     "rules": rules,
     "study": study,
     "sweep": sweep,

@@ -202,6 +202,33 @@ def test_assignments_of_a_run_are_trained_alone_and_ranked(
     assert all(max(row["worst case"], row["robust"]) <= row["natural"] for row in rows)
 
 
+@pytest.mark.parametrize("script", ["study_retraining"], indirect=True)
+def test_finds_are_retrained_once_in_every_way(
+    script: ModuleType, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    before = sorted(run.path.rglob("*"))
+    options = [str(run.path), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["study_retraining.py", *options])
+    script.main()
+    found = json.loads((tmp_path / "retraining-digits.json").read_text())
+    rows = found["measured"]["networks"]
+    finds = [each.parent.name for each in run.path.glob("candidates/*/metrics.json")]
+    ways = [("supernet", "supernet"), ("supernet", "null"), ("scratch", "supernet")]
+    ways += [("scratch", "null")]
+    assert [(each["start"], each["teacher"]) for each in rows[:: len(finds)]] == ways
+    for row, (start, teacher) in zip(rows[:: len(finds)], ways, strict=True):
+        folder = tmp_path / "work" / f"{start}-{teacher}" / "candidates" / finds[0]
+        assert read_json(folder / "metrics.json")["test"]["natural"] == row["natural"]
+    assert sorted(run.path.rglob("*")) == before
+    assert "| scratch | labels | mean |" in importlib.import_module("readme_tables").retraining(
+        found
+    )
+    with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
+        script.main()
+    assert json.loads((tmp_path / "retraining-digits.json").read_text()) == found
+
+
 @pytest.mark.parametrize("script", ["study_supernet"], indirect=True)
 def test_supernets_of_both_rules_are_trained_once_and_ranked(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,84 @@
+"""From which weights, and on whose logits, are the finds of a search best retrained?
+
+    python scripts/study_retraining.py RUN --work FOLDER
+
+Retrains the networks that a finished run of ``mbnas search`` has retrained, once for each start and
+each teacher, measures them on test images and audits them. Interrupted, it goes on where it
+stopped; ``--starts`` and ``--teachers`` may be given to several processes.
+"""
+
+import argparse
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import bench
+
+import mbnas
+from mbnas import pipeline, runs
+from mbnas.runs import RunFolder
+
+Row = dict[str, Any]
+COLUMNS = ("natural", "robust", "worst case")
+
+
+def measured(
+    run: RunFolder, candidate: str, start: str, teacher: str, arguments: argparse.Namespace
+) -> Row:
+    """What one network reaches; a copy of the run, without its networks, takes each way's."""
+    copy = arguments.work / f"{start}-{teacher}"
+    if not copy.exists():
+        shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("candidates"))
+    images = bench.images_in(arguments.data)
+    changes = (f"retraining.start={start}", f"retraining.teacher={teacher}", *arguments.set)
+    settings = mbnas.load(run.settings_file, [*changes, *images])
+    metrics = pipeline.retrain_candidate(copy, candidate, settings)
+    audit = bench.quick_audit(RunFolder(copy).candidate(candidate), settings, images)
+    return {
+        "start": start,
+        "teacher": teacher,
+        "assignment": metrics["assignment"],
+        "bops": metrics["bops"],
+        "natural": metrics["test"]["natural"],
+        "robust": metrics["test"]["pgd"]["mean"],
+        "worst case": audit["worst_case"]["accuracy"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
+    parser.add_argument("--data", type=Path, help="where the run's images are, if elsewhere now")
+    parser.add_argument("--starts", nargs="+", default=["supernet", "scratch"])
+    parser.add_argument("--teachers", nargs="+", default=["supernet", "null"])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--name", help="of the result (default: the run's space)")
+    arguments = parser.parse_args()
+    run = runs.reopen(arguments.run)
+    settings = run.settings()
+    retrained = sorted(each.parent.name for each in run.path.glob("candidates/*/metrics.json"))
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    rows = [
+        measured(run, candidate, start, teacher, arguments)
+        for start, teacher, candidate in product(arguments.starts, arguments.teachers, retrained)
+    ]
+    bench.show(
+        "test images",
+        ["start, teacher, assignment", "MBOPS", *COLUMNS],
+        [
+            [
+                f"{each['start']}, {each['teacher']}, {each['assignment']}",
+                f"{each['bops'] / 1e6:.2f}",
+                *(f"{100 * each[column]:.1f}" for column in COLUMNS),
+            ]
+            for each in rows
+        ],
+    )
+    found = {"seed": settings.seed, "layers": settings.space.layers, "networks": rows}
+    print(bench.keep(f"retraining-{arguments.name or settings.name}", found))
+
+
+if __name__ == "__main__":
+    bench.run(main)
