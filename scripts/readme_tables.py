@@ -50,7 +50,6 @@ def search(result: Result) -> str:
     """The Pareto set on the supernet, and its retrained members on test images."""
     layers, threat = result["layers"], result["threat"]
     test = result["retrained"][0]["test"]
-    audited = "audit" in result["retrained"][0]  # runs from before there were audits have none
     described = (
         f"`{result['command']}`: {result['minutes']:.0f} minutes ({machine(result)}). Seed "
         f"{result['seed']}, one run; eps {threat['eps']:.3g}, step {threat['step']:.3g}, "
@@ -65,7 +64,7 @@ def search(result: Result) -> str:
             percent(each["test"]["natural"]),
             spread(each["test"]["pgd"]),
             spread(each["test"]["attacks"]["ste_last"]),
-            *([worst(each["audit"])] if audited else []),
+            worst(each["audit"]),
         ]
         for each in result["retrained"]
     ]
@@ -76,18 +75,17 @@ def search(result: Result) -> str:
             percent(each["natural"]),
             percent(each["robust"]),
             percent(each["pgd_ste_last"]),
-            *([percent(each["worst_case"])] if audited else []),
+            percent(each["worst_case"]),
         ]
         for each in result["pareto"]
     ]
-    columns = ["MBOPS", "natural %", "PGD-20 %", "PGD-20, STE, last iterate %"]
-    columns += ["worst case %"] if audited else []
+    columns = ["MBOPS", "natural %", "PGD-20 %", "PGD-20, STE, last iterate %", "worst case %"]
     return "\n\n".join(
         (
             described,
             table(["retrained, test images", *columns], retrained),
             table(["Pareto set, supernet, validation images", *columns], front),
-            *([ranks(result["pareto"])] if audited else []),
+            ranks(result["pareto"]),
         )
     )
 
