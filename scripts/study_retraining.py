@@ -2,9 +2,10 @@
 
     python scripts/study_retraining.py RUN --work FOLDER
 
-Retrains the networks that a finished run of ``mbnas search`` has retrained, once for each start and
-each teacher, measures them on test images and audits them. Interrupted, it goes on where it
-stopped; ``--starts`` and ``--teachers`` may be given to several processes.
+Retrains the networks that a finished run of ``mbnas search`` has retrained, or the uniform ones
+within its budget, once for each start and each teacher, measures them on test images and audits
+them. Interrupted, it goes on where it stopped; ``--starts`` and ``--teachers`` may be given to
+several processes.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import bench
 import mbnas
 from mbnas import pipeline, runs
 from mbnas.runs import RunFolder
+from mbnas.search.problem import Trial
 
 Row = dict[str, Any]
 COLUMNS = ("natural", "robust", "worst case")
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--data", type=Path, help="where the run's images are, if elsewhere now")
+    parser.add_argument("--uniform", action="store_true", help="uniform networks, not the finds")
     parser.add_argument("--starts", nargs="+", default=["supernet", "scratch"])
     parser.add_argument("--teachers", nargs="+", default=["supernet", "null"])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -58,11 +61,17 @@ def main() -> None:
     arguments = parser.parse_args()
     run = runs.reopen(arguments.run)
     settings = run.settings()
-    retrained = sorted(each.parent.name for each in run.path.glob("candidates/*/metrics.json"))
+    trials = [Trial.from_record(each, settings.space.layers) for each in run.trials.read()]
+    retrained = {each.parent.name for each in run.path.glob("candidates/*/metrics.json")}
+    chosen = [
+        trial.id
+        for trial in sorted(trials, key=lambda each: each.bops)
+        if (trial.assignment.is_uniform if arguments.uniform else trial.id in retrained)
+    ]
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = [
         measured(run, candidate, start, teacher, arguments)
-        for start, teacher, candidate in product(arguments.starts, arguments.teachers, retrained)
+        for start, teacher, candidate in product(arguments.starts, arguments.teachers, chosen)
     ]
     bench.show(
         "test images",
