@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The three searches of the README, one after another.
 #   scripts/searches.sh CIFAR_FOLDER OUT_FOLDER
-# Digits takes minutes on two cores; the two on CIFAR-10 took about an hour each, on one core each.
+# Digits takes minutes on two cores; the two on CIFAR-10 took 63 and 86, on one core each.
 set -euo pipefail
 cifar="$1" out="$2"
 
@@ -10,7 +10,7 @@ mbnas search --space search_spaces/digits.yaml --budget 6e6 --out "$out/digits"
 mbnas search --space search_spaces/resnet8-cifar10.yaml --budget 8e7 --data "$cifar" \
     --out "$out/resnet8-cifar10"
 
-# The recipe of resnet20.yaml is for a GPU; this is what a CPU core does in about an hour.
+# The recipe of resnet20.yaml is for a GPU; this is what a CPU core does in an hour and a half.
 mbnas search --space search_spaces/resnet20.yaml --budget 2e8 --data "$cifar" \
     --out "$out/resnet20" --evaluations 48 --retrain 3 \
     --set choices.weight_bases=[1,2,3] --set choices.activation_bases=[1,2,3] \
