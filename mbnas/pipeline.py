@@ -22,7 +22,7 @@ from mbnas.errors import BudgetError, DataError, SettingsError
 from mbnas.files import read_json
 from mbnas.formats import Format
 from mbnas.inspection import audit_file, audit_of, audited
-from mbnas.networks import freeze
+from mbnas.networks import Network, freeze
 from mbnas.pareto import most_useful, non_dominated
 from mbnas.pretraining import pretrained
 from mbnas.progress import log
@@ -225,24 +225,29 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
     return trials
 
 
+def _teacher(run: _Run, supernet: Supernet) -> Network | None:
+    """The largest sub-network, where the settings let it teach what is retrained."""
+    if run.settings.retraining.teacher != "supernet":
+        return None
+    problem = Problem.of(supernet, run.data, run.settings).to(run.device)
+    return problem.candidate(run.settings.space.largest)
+
+
 def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics:
     """What retraining measured, from disk where it is there already."""
     target, chosen = run.folder.candidate(assignment.id), Format.multibit(assignment)
     done = finished(target, run.settings, chosen, run.data.test)
     if done is not None:
         return done
-    recipe, teacher = run.settings.retraining, None
-    if recipe.teacher == "supernet":
-        problem = Problem.of(supernet, run.data, run.settings).to(run.device)
-        teacher = problem.candidate(run.settings.space.largest)
+    start = supernet if run.settings.retraining.start == "supernet" else None
     return retrain(
         run.settings,
         chosen,
         run.data,
         target,
-        source=supernet if recipe.start == "supernet" else None,
+        source=start,
         device=run.device,
-        teacher=teacher,
+        teacher=_teacher(run, supernet),
     )
 
 

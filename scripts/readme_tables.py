@@ -270,11 +270,16 @@ def paper(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def averaged(values: list[float], digits: int = 1) -> str:
+    """The value, or mean and deviation of several."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
 def over_seeds(fractions: list[float]) -> str:
-    """Percent: the value, or mean and deviation of several."""
-    if len(fractions) == 1:
-        return percent(fractions[0])
-    return f"{percent(statistics.fmean(fractions))} ± {percent(statistics.stdev(fractions))}"
+    """The same in percent."""
+    return averaged([100 * each for each in fractions])
 
 
 def study(result: Result) -> str:
@@ -323,8 +328,7 @@ def recipe(result: Result) -> str:
 
     def cell(accuracies: list[float], today: list[float]) -> str:
         more = statistics.fmean(each - base for each, base in zip(accuracies, today, strict=True))
-        several = f" ± {statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
-        return f"{statistics.fmean(accuracies):.1f}{several} ({more:+.1f})"
+        return f"{averaged(accuracies)} ({more:+.1f})"
 
     today = measured["accuracy"]["today"]
     ranked = sorted(
@@ -442,8 +446,7 @@ def rules(result: Result) -> str:
     )
 
     def cell(taus: list[float]) -> str:
-        spread = f" ± {statistics.stdev(taus):.2f}" if len(set(taus)) > 1 else ""
-        return f"{statistics.fmean(taus):.2f}{spread}"
+        return averaged(taus if len(set(taus)) > 1 else taus[:1], digits=2)
 
     rows = {
         way if way == "BOPS" else f"{way}, rule {rule}": [cell(each[m]) for m in each]

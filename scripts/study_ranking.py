@@ -5,8 +5,8 @@
 Takes the uniform assignments that a finished run of ``mbnas search`` has scored, others drawn at
 random up to ``--count``, and those that the run has retrained; trains each from scratch by the
 run's recipe of retraining, once for each seed, and measures and audits it on test images, which no
-score has seen. What such a search can rely on is Kendall's tau between the two, over those
-drawn, for good scores have brought the retrained ones into the sample. Two yardsticks: the tau that
+score has seen. What such a search can rely on is Kendall's tau between the two, over those drawn,
+for good scores have brought the retrained ones into the sample. Two yardsticks: the tau that
 bit-operations alone would get, and that of one seed's networks with the others'. Scores are worth
 their while only if together with bit-operations, by the sum of both ranks, they do better than
 these alone. Beside the networks of their cost, those that were retrained show what the search was

@@ -24,6 +24,7 @@ from mbnas.assignment import Assignment
 from mbnas.devices import pick_device
 from mbnas.files import read_json
 from mbnas.pretraining import pretrained
+from mbnas.sameness import identity, require_same
 from mbnas.search.problem import Problem, Trial
 from mbnas.settings import Rule
 
@@ -41,6 +42,8 @@ def scored(
     )
     folder = arguments.work / f"{rule}-seed{seed}"
     run = runs.reopen(folder) if folder.exists() else runs.create(folder, settings)
+    begun, asked = identity(run.settings()), identity(settings)
+    require_same(begun, asked, f"{str(folder)!r} was begun", "give another --work")
     device, layers = pick_device(settings.device), settings.space.layers
     data = datasets.load(settings.data, seed).to(device)
     problem = Problem.of(pretrained(run, settings, data, device).eval(), data, settings)
@@ -52,7 +55,6 @@ def scored(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", type=Path, required=True, help="whose recipe of the supernet")
-    parser.add_argument("--ranking", type=Path, help="(default: that of the space in results)")
     parser.add_argument("--work", type=Path, required=True, help="where supernets are kept")
     parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")
     parser.add_argument("--rules", type=Rule, nargs="+", default=list(Rule))
@@ -61,7 +63,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     name = mbnas.load(arguments.space).name
-    ranking = read_json(arguments.ranking or bench.RESULTS / f"ranking-{name}.json")["measured"]
+    ranking = read_json(bench.RESULTS / f"ranking-{name}.json")["measured"]
     known = ranking["assignments"][: ranking["ranked"]]
     assignments = [each["assignment"] for each in known]
     networks = [each["alone"] for each in known]

@@ -410,11 +410,9 @@ def test_a_folder_may_have_any_name(
     mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = mistake("train", *SPACE, *FOLDER, "--format", "float", "--data", "\N{OWL}", code=3)
-    assert "'\N{OWL}/train'" in line
-    line = mistake(
-        "train", *SPACE, *FOLDER, "--format", "float", "--data", "~nobody\N{OWL}", code=3
-    )
+    command = ("train", *SPACE, *FOLDER, "--format", "float", "--data")
+    assert "'\N{OWL}/train'" in mistake(*command, "\N{OWL}", code=3)
+    line = mistake(*command, "~nobody\N{OWL}", code=3)
     assert line == "mbnas: no home folder for '~nobody\N{OWL}'; give --data DIR"
 
 
