@@ -75,6 +75,13 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Optimizer(StrEnum):
+    """By which rule parameters follow their gradients; see :mod:`mbnas.optimizers`."""
+
+    ADAM = "adam"
+    MUON = "muon"
+
+
 class Training(StrEnum):
     """On which images a network learns; see :mod:`mbnas.objectives`."""
 
@@ -203,9 +210,10 @@ class Threat(_Frozen):
 
 
 class Recipe(_Frozen):
-    """How a network is trained: Adam under a triangular learning rate.
+    """How a network is trained: by Adam or Muon under a triangular learning rate.
 
     Attributes:
+        optimizer: Adam for all parameters, or Muon for the weights of convolutions.
         learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
         training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
         weight_surrogate: derivative of sign, or slope of fixed point, that latent weights learn
@@ -222,6 +230,7 @@ class Recipe(_Frozen):
 
     epochs: PositiveInt
     batch_size: PositiveInt = 128
+    optimizer: Optimizer = Optimizer.ADAM
     learning_rate: PositiveFloat = 5e-3
     warmup: float = Field(default=0.2, ge=0, lt=1)
     gradient_clip: PositiveFloat = 1.0

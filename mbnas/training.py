@@ -21,6 +21,7 @@ from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
 from mbnas.images import Images
 from mbnas.objectives import Objective
+from mbnas.optimizers import Optimizers
 from mbnas.progress import bar, log
 from mbnas.randomness import generator
 from mbnas.sameness import identity, require_same
@@ -68,7 +69,7 @@ def fit(
         DataError: if the checkpoint is corrupt or of another network, or is not there for all
             processes that train together.
     """
-    optimizer = torch.optim.Adam(module.parameters(), lr=recipe.learning_rate)
+    optimizer = Optimizers(module, recipe)
     batches = max(1, len(train) // recipe.batch_size)
     origin = {
         "seed": seed,
@@ -118,14 +119,10 @@ def fit(
     return history
 
 
-def _step(
-    module: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float
-) -> None:
+def _step(module: nn.Module, optimizer: Optimizers, recipe: Recipe, progress: float) -> None:
     """Move the parameters along their clipped gradient, at the rate due at ``progress``."""
     nn.utils.clip_grad_norm_(module.parameters(), recipe.gradient_clip)
-    for group in optimizer.param_groups:
-        group["lr"] = triangular(progress, recipe.learning_rate, recipe.warmup)
-    optimizer.step()
+    optimizer.step(triangular(progress, recipe.learning_rate, recipe.warmup))
 
 
 def triangular(progress: float, peak: float, warmup: float) -> float:
@@ -209,7 +206,7 @@ def _save(
     path: Path,
     origin: dict[str, Any],
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     chosen: State,
     history: Sequence[Epoch],
 ) -> None:
@@ -226,7 +223,7 @@ def _save(
 
 
 def _restore(
-    path: Path, origin: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, origin: dict[str, Any], module: nn.Module, optimizer: Optimizers
 ) -> tuple[tuple[Epoch, ...], State]:
     if not path.exists():
         return (), {}

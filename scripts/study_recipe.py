@@ -35,7 +35,7 @@ from mbnas.networks import Network
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
 from mbnas.randomness import derive
-from mbnas.settings import Precision, Settings, Surrogate, Training
+from mbnas.settings import Optimizer, Precision, Settings, Surrogate, Training
 
 Teach = Callable[[Tensor], Tensor]
 
@@ -140,6 +140,25 @@ VARIANTS = {
         distilled=True,
         backbone={"prelu": True, "averaged_shortcuts": True},
     ),
+    "all but distilled, such shortcuts": Variant(
+        {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH},
+        backbone={"prelu": True, "averaged_shortcuts": True},
+    ),
+    **{
+        f"all but distilled, such shortcuts, Muon {rate:g}": Variant(
+            {
+                "optimizer": Optimizer.MUON,
+                "learning_rate": rate,
+                "weight_surrogate": Surrogate.TANH,
+            },
+            backbone={"prelu": True, "averaged_shortcuts": True},
+        )
+        for rate in (2e-2, 4e-2, 8e-2)
+    },
+    **{
+        f"Muon {rate:g}": Variant({"optimizer": Optimizer.MUON, "learning_rate": rate})
+        for rate in (5e-3, 2e-2, 4e-2)
+    },
 }
 
 

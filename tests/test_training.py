@@ -38,7 +38,7 @@ from mbnas.objectives import (
     supernet_objective,
 )
 from mbnas.randomness import generator
-from mbnas.settings import Recipe, Settings, Training
+from mbnas.settings import Optimizer, Recipe, Settings, Training
 from mbnas.training import Epoch, fit, triangular
 
 # The schedule
@@ -128,20 +128,22 @@ def fastat_supernet() -> tuple[nn.Module, Objective]:
     return module, supernet_objective(module, THREAT, FASTAT, SEED)
 
 
+@pytest.mark.parametrize("optimizer", Optimizer)
 @pytest.mark.parametrize("fresh", [fastat_network, fastat_supernet])
 def test_wherever_it_stops_training_goes_on_as_if_it_had_not(
-    fresh: Callable[[], tuple[nn.Module, Objective]], tmp_path: Path
+    fresh: Callable[[], tuple[nn.Module, Objective]], optimizer: Optimizer, tmp_path: Path
 ) -> None:
+    recipe = FASTAT.model_copy(update={"optimizer": optimizer})
     undisturbed, objective = fresh()
-    history = run(undisturbed, Script(objective), tmp_path / "undisturbed")
+    history = run(undisturbed, Script(objective), tmp_path / "undisturbed", recipe)
     for stop in ((1, 1), (2, 0), (2, 2), (4, 1)):
         module, objective = fresh()
         with pytest.raises(KeyboardInterrupt):
-            run(module, Script(objective, stop=stop), tmp_path / "checkpoint")
+            run(module, Script(objective, stop=stop), tmp_path / "checkpoint", recipe)
         torch.manual_seed(stop[0])
     for _ in range(2):  # the second time nothing is left to do
         module, objective = fresh()
-        assert run(module, Script(objective), tmp_path / "checkpoint") == history
+        assert run(module, Script(objective), tmp_path / "checkpoint", recipe) == history
         assert same(module, undisturbed)
 
 
