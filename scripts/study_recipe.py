@@ -100,6 +100,15 @@ def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
     return mock.patch("mbnas.layers.of_weight", unchanged)
 
 
+def improved(*, distilled: bool = False, **recipe: object) -> Variant:
+    """Learning rate 0.02, PReLU, weights through ``tanh``, averaged shortcuts, and what is said."""
+    return Variant(
+        {"learning_rate": 2e-2, "weight_surrogate": Surrogate.TANH, **recipe},
+        distilled=distilled,
+        backbone={"prelu": True, "averaged_shortcuts": True},
+    )
+
+
 VARIANTS = {
     "today": Variant(),
     **{
@@ -135,26 +144,22 @@ VARIANTS = {
         distilled=True,
         backbone={"prelu": True},
     ),
-    "all of these, shortcuts that average and repeat": Variant(
-        {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH},
-        distilled=True,
-        backbone={"prelu": True, "averaged_shortcuts": True},
-    ),
-    "all but distilled, such shortcuts": Variant(
-        {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH},
-        backbone={"prelu": True, "averaged_shortcuts": True},
-    ),
+    "PReLU, tanh, averaged shortcuts": improved(),
+    "PReLU, tanh, averaged shortcuts, distilled": improved(distilled=True),
+    "PReLU, tanh, averaged shortcuts, 0.04": improved(learning_rate=4e-2),
+    "PReLU, tanh, averaged shortcuts, batches of 64": improved(batch_size=64),
     **{
-        f"all but distilled, such shortcuts, Muon {rate:g}": Variant(
-            {
-                "optimizer": Optimizer.MUON,
-                "learning_rate": rate,
-                "weight_surrogate": Surrogate.TANH,
-            },
-            backbone={"prelu": True, "averaged_shortcuts": True},
+        f"PReLU, tanh, averaged shortcuts, Muon {rate:g}": improved(
+            optimizer=Optimizer.MUON, learning_rate=rate
         )
         for rate in (2e-2, 4e-2, 8e-2)
     },
+    "PReLU, tanh, averaged shortcuts, Muon 0.04, batches of 64": improved(
+        optimizer=Optimizer.MUON, learning_rate=4e-2, batch_size=64
+    ),
+    "PReLU, tanh, averaged shortcuts, Muon 0.04, batches of 64, distilled": improved(
+        optimizer=Optimizer.MUON, learning_rate=4e-2, batch_size=64, distilled=True
+    ),
     **{
         f"Muon {rate:g}": Variant({"optimizer": Optimizer.MUON, "learning_rate": rate})
         for rate in (5e-3, 2e-2, 4e-2)
