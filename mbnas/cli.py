@@ -248,6 +248,12 @@ def train(
     scratch or from what fits of another one (--start), and measure it on test images. Interrupted,
     the same command goes on.
     """
+    for option, folder_of in (("--start", start), ("--teacher", teacher)):
+        if folder_of == Path("supernet"):  # what a search calls its own
+            raise SettingsError(
+                f"{option} supernet is for a search; give the folder of a trained network, by its "
+                "whole path if it has that name"
+            )
     changes = _changes(
         overrides,
         {

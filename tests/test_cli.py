@@ -233,6 +233,8 @@ def test_a_network_of_another_format_is_trained_measured_and_audited(
         (("--format", "float", "--backbone", "resnet21"), "unknown backbone 'resnet21'; did you"),
         (("--format", "float", "--training", "madry"), "'madry' is not one of 'natural', 'fastat'"),
         ((), "Missing option '--format'"),
+        (("--format", "xnor", "--start", "supernet"), "--start supernet is for a search; give"),
+        (("--format", "xnor", "--teacher", "./supernet"), "--teacher supernet is for a search"),
     ],
 )
 def test_a_network_that_cannot_be_is_explained(
