@@ -21,13 +21,14 @@ class Optimizers:
     """Those of a recipe, as one."""
 
     def __init__(self, module: nn.Module, recipe: Recipe) -> None:
-        muon = recipe.optimizer is Optimizer.MUON
         parameters = list(module.parameters())
+        muon = recipe.optimizer is Optimizer.MUON
         self._kernels = [each for each in parameters if muon and each.dim() == 4]
+        taken = set(map(id, self._kernels))
         # A view takes its steps in the memory of the weight itself.
         self._matrices = [nn.Parameter(each.detach().view(len(each), -1)) for each in self._kernels]
         self._all: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(each for each in parameters if not (muon and each.dim() == 4))
+            torch.optim.Adam(each for each in parameters if id(each) not in taken)
         ]
         if self._matrices:
             self._all.append(

@@ -162,7 +162,7 @@ VARIANTS = {
     ),
     **{
         f"Muon {rate:g}": Variant({"optimizer": Optimizer.MUON, "learning_rate": rate})
-        for rate in (5e-3, 2e-2, 4e-2)
+        for rate in (5e-3, 2e-2)
     },
 }
 
