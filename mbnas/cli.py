@@ -22,6 +22,7 @@ from mbnas import backbones, config, inspection, parallel, pipeline, report, run
 from mbnas.assignment import Assignment
 from mbnas.auditing import page
 from mbnas.bops import bops, itemise
+from mbnas.checkpoints import network_file
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
 from mbnas.formats import Format
@@ -133,6 +134,8 @@ def search(
         else:
             outcome = pipeline.run_search(settings, folder, scoring)
     except KeyboardInterrupt:
+        if not runs.RunFolder(folder).settings_file.exists():
+            _fail("interrupted before the run began; give the same command again", 130)
         _fail(f"interrupted; go on with: mbnas search --resume {shlex.quote(str(folder))}", 130)
     if as_json:
         _print_json(
@@ -291,7 +294,8 @@ def evaluate(
 
     Measure a network on the test images of its data set.
     """
-    metrics = inspection.evaluate_checkpoint(checkpoint, _changes(overrides, {"data.root": data}))
+    changes = _changes(overrides, {"data.root": data})
+    metrics = parallel.led(lambda: inspection.evaluate_checkpoint(checkpoint, changes))
     if as_json:
         _print_json(metrics)
     else:
@@ -316,15 +320,16 @@ def audit(
     """
     changes = _changes(overrides, {"data.root": data})
     try:
-        found = inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
+        found = parallel.led(
+            lambda: inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
+        )
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
     if as_json:
         _print_json(page.record(found))
         return
-    name = checkpoint.name if checkpoint.is_dir() else checkpoint.parent.name
-    _print(page.table(found, name))
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folder = network_file(checkpoint).parent
+    _print(page.table(found, folder.resolve().name))
     written = inspection.audit_file(folder, effort)
     _say(f"the page is {written.with_suffix('.html')}, the record {written}")
 

@@ -196,14 +196,27 @@ def _torchvision_datasets() -> ModuleType:
 
 
 def _is_image_folder(root: Path) -> bool:
-    train = root / "train"
-    return train.is_dir() and any(entry.is_dir() for entry in train.iterdir())
+    return bool(_folders_in(root / "train"))
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """Their names in order; none if there is no ``folder``."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        raise DataError(
+            f"cannot read {error.filename!r}: {error.strerror}; make it readable, or name another "
+            "folder with --data DIR"
+        ) from None
 
 
 def _image_folder(settings: DataSettings, root: Path) -> tuple[Images, Images]:
-    test = "test" if (root / "test").is_dir() else "val"
+    there = _folders_in(root)
+    test = "test" if "test" in there else "val"
     for split in ("train", test):
-        if not (root / split).is_dir():
+        if split not in there:
             raise DataError(
                 f"no folder {str(root / split)!r}; images are looked for in train/<class>/ and "
                 "test/<class>/ (or val/<class>/) below it: name the right folder with --data DIR"
@@ -222,7 +235,7 @@ def _image_folder(settings: DataSettings, root: Path) -> tuple[Images, Images]:
 
 def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
     """Images of ``folder/<class>/*`` as (N, 3, size, size), decoded on the first read only."""
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    classes = _folders_in(folder)
     listing = [
         (label, path)
         for label, name in enumerate(classes)

@@ -110,7 +110,7 @@ def guard_stages(threat: Threat, steps: int) -> tuple[Stage, ...]:
 
 
 def scoring_stages(objective: Robustness, threat: Threat) -> tuple[Stage, ...]:
-    """What candidates of a search withstand; no objective takes more passes than PGD."""
+    """What candidates withstand, in as many passes as PGD takes (from three steps on)."""
     if objective is Robustness.PGD:
         return plain_stages(threat)
     half = threat.steps // 2

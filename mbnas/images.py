@@ -92,12 +92,16 @@ class Images:
         Args:
             part: (i, n) yields the i-th of n equal parts of each batch. All parts come from one
                 ``rng`` in the same state, which goes on differently in each.
+
+        Raises:
+            SettingsError: if a batch has no n equal parts.
         """
         size = min(size, len(self))
         number, parts = part
-        if size < parts:
+        if size % parts:
             raise SettingsError(
-                f"batches of {size} images for {parts} processes; make batch_size at least {parts}"
+                f"batches of {size} images have no {parts} equal parts, one for each process; make "
+                f"batch_size a multiple of {parts}, at most {len(self)}"
             )
         order = torch.randperm(len(self), generator=rng).to(self.positions.device)
         whole = torch.split(order[: len(self) // size * size], size)

@@ -35,7 +35,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
         DataError: if the checkpoint is corrupt, or the images are not those it belongs to.
     """
     network, format_, settings, images = _opened(path, overrides)
-    with suited_to(settings):
+    with suited_to(settings.table, settings.retraining):
         scores = final_scores(network, images, settings, settings.seed)
     return {**described(settings, format_), "test": asdict(scores)}
 
@@ -60,9 +60,13 @@ def audit_checkpoint(
             process works in its folder.
     """
     network, format_, settings, images = _opened(path, overrides)
-    folder = path if path.is_dir() else path.parent
-    sources = {each.name: _network(each, images) for each in siblings(folder)}
-    sources |= {str(each): _network(each, images) for each in transfer if not _same(each, path)}
+    folder = network_file(path).parent
+    others = siblings(folder)
+    known = [network_file(each).resolve() for each in (path, *others)]
+    sources = {each.name: _network(each, images) for each in others}
+    for each in transfer:
+        if network_file(each).resolve() not in known:
+            sources[str(each)] = _network(each, images)
     return audited(network, format_.id, settings, images, folder, effort, sources)
 
 
@@ -84,7 +88,7 @@ def audited(
     x, y = images.gather(slice(plan.images))
     journal = Journal(folder / f"audit-{effort}.jsonl")
     record = audit_file(folder, effort)
-    with alone_in(folder), suited_to(settings):
+    with alone_in(folder), suited_to(settings.table, settings.retraining):
         found = audit(
             network,
             x,
@@ -116,10 +120,11 @@ def audit_of(folder: Path, effort: Effort, settings: Settings) -> dict[str, Any]
 
 def siblings(folder: Path) -> list[Path]:
     """The other retrained networks of the run that ``folder`` is a candidate of, if of any."""
+    folder = folder.resolve()
     if folder.parent.name != "candidates":
         return []
     files = sorted(folder.parent.glob(f"*/{NETWORK_FILE}"))
-    return [file.parent for file in files if file.parent.resolve() != folder.resolve()]
+    return [file.parent for file in files if file.parent != folder]
 
 
 def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Format, Settings, Images]:
@@ -138,8 +143,3 @@ def _network(path: Path, images: Images) -> Network:
     network, _, _ = load_network(path)
     require_images_of(path, images)
     return freeze(network.to(images.device))
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether both are one network."""
-    return network_file(one).resolve() == network_file(other).resolve()

@@ -164,7 +164,7 @@ class Source(Protocol):
         """One of them, with tensors of its own."""
 
     def to(self, device: torch.device) -> Source:
-        """The same on a device."""
+        """The same on a device, moved there, not copied."""
 
 
 def build_network(backbone: Backbone, format_: Format) -> Network:

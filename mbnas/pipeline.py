@@ -75,7 +75,7 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
     folder = parallel.led(lambda: runs.create(out, settings))
-    with parallel.alone_in(out), suited_to(settings):
+    with parallel.alone_in(out), suited_to(settings.table, settings.supernet):
         return _all_stages(folder, settings, data, executor)
 
 
@@ -100,7 +100,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
     )
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
-    with parallel.alone_in(path), suited_to(settings):
+    with parallel.alone_in(path), suited_to(settings.table, settings.supernet):
         return _all_stages(folder, settings, data, executor)
 
 
@@ -114,14 +114,15 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
     """
     folder = runs.reopen(path)
     require_same_networks(folder.settings(), settings, f"run {str(path)!r} was started")
-    assignment = _find(folder, settings, candidate)
     if not folder.supernet_file.exists():
         raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
-    runs.record_data(folder, settings, data.fingerprint(), data.held_out)
-    supernet = load_supernet(folder.supernet_file)
-    with parallel.alone_in(path), suited_to(settings):
+    fingerprint = data.fingerprint()
+    with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
+        assignment = parallel.led(lambda: _find(folder, settings, candidate))
+        parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
+        supernet = load_supernet(folder.supernet_file)
         return _retrained(_Run(folder, settings, data.to(device), device), supernet, assignment)
 
 
@@ -146,7 +147,7 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
         return done
     require_named_networks(settings, data.test)
     path.mkdir(parents=True, exist_ok=True)
-    with parallel.alone_in(path), suited_to(settings):
+    with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
         return retrain(settings, format_, data.to(device), path, source=None, device=device)
 
 

@@ -7,24 +7,27 @@ candidates are everywhere: on validation images, batch-norm re-estimated. The be
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from mbnas import data as datasets
+from mbnas import parallel
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
-from mbnas.checkpoints import load_network, require_images_of
+from mbnas.checkpoints import load_network, network_file, require_images_of
 from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
-from mbnas.files import alone_in
+from mbnas.files import read_json, write_json
 from mbnas.formats import Family, Format
 from mbnas.journal import Journal
 from mbnas.networks import Network, build_network
 from mbnas.randomness import derive
 from mbnas.retraining import Metrics, finished, retrain
+from mbnas.sameness import identity, require_same
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
@@ -60,7 +63,7 @@ class Dense:
         return pruned.to(self.dense.mean.device)
 
     def to(self, device: torch.device) -> Dense:
-        """The same on a device."""
+        """The same on a device, moved there, not copied."""
         return Dense(self.dense.to(device), self.family)
 
 
@@ -77,27 +80,51 @@ def prune_network(
         What the metrics file holds.
 
     Raises:
-        SettingsError: if ``trained`` holds no float network, or ``path`` one trained otherwise.
-        DataError: if a file is missing or corrupt, or ``trained`` was tested on other images.
+        SettingsError: if ``trained`` holds no float network, one of another backbone, or one that
+            learned from what is held out here, or if ``path`` holds another pruning.
+        DataError: if a file is missing or corrupt, ``trained`` was tested on other images, or
+            another process works in ``path``.
     """
-    dense, format_, _ = load_network(trained)
+    dense, format_, before = load_network(trained)
     if format_.family is not Family.FLOAT:
         raise SettingsError(f"{str(trained)!r} holds {format_}; only float networks are pruned")
+    what = f"{str(trained)!r} was trained"
+    require_same(_inherited(before), _inherited(settings), what, "prune it with those")
     device, source = pick_device(settings.device), Dense(dense, family)
     data = datasets.load(settings.data, settings.seed)
     require_images_of(trained, data.test)
-    done = finished(path, settings, family, data.test)
-    if done is not None:
-        return done
     path.mkdir(parents=True, exist_ok=True)
-    problem = Problem.of(source, data, settings)
-    with alone_in(path), suited_to(settings):
-        trials = _searched(settings, problem, path, executor, device)
+    with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
+        parallel.led(lambda: _require_same_pruning(path, settings, family, trained))
+        done = finished(path, settings, family, data.test)
+        if done is not None:
+            return done
+        problem = Problem.of(source, data, settings)
+        trials = parallel.led(lambda: _searched(settings, problem, path, executor, device))
         training = settings.retraining.training
         best = max(trials, key=lambda each: worth(each.natural, each.robust, training))
         chosen = Format(family, best.assignment)
         start = source.to(device)
         return retrain(settings, chosen, data.to(device), path, source=start, device=device)
+
+
+def _inherited(settings: Settings) -> dict[str, Any]:
+    """What a pruned network has from the dense one: its layers, and which images it knows."""
+    inherited: dict[str, Any] = settings.model_dump(
+        mode="json", include={"seed": True, "backbone": True, "data": {"validation"}}
+    )
+    return inherited
+
+
+def _require_same_pruning(path: Path, settings: Settings, family: Pruned, trained: Path) -> None:
+    """Check that what was begun in ``path`` is what is asked for; its journal tells only scores."""
+    weights = hashlib.sha256(network_file(trained).read_bytes()).hexdigest()
+    asked = {"format": str(family), "network": weights, **identity(settings)}
+    begun = path / "origin.json"
+    if not begun.exists():
+        write_json(begun, asked)
+    do = "go on with those, or move the folder away to prune anew"
+    require_same(read_json(begun), asked, f"{str(path)!r} was begun", do)
 
 
 def _searched(

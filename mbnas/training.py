@@ -229,7 +229,8 @@ def _restore(
         return (), {}
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        started = state["origin"]
+        what, do = f"training checkpoint {str(path)!r} was begun", "go on with those, or delete it"
+        require_same(state["origin"], origin, what, f"{do} to train from the start")
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         history = tuple(Epoch(**epoch) for epoch in state["history"])
@@ -241,6 +242,4 @@ def _restore(
             f"training checkpoint {str(path)!r} is corrupt or of another network; "
             "delete it to train from the start"
         ) from None
-    what, do = f"training checkpoint {str(path)!r} was begun", "go on with those, or delete it"
-    require_same(started, origin, what, f"{do} to train from the start")
     return history, chosen

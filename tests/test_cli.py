@@ -466,6 +466,36 @@ def test_a_file_where_the_folder_should_be_is_explained(
         assert "name another --out" in line
 
 
+def test_an_interruption_before_there_is_a_run_advises_no_resuming(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mbnas.pipeline.datasets.load", interrupted)
+    line = mistake(*SEARCH, "--budget", "1e9", "--out", str(tmp_path / "run"), code=130)
+    assert line == "mbnas: interrupted before the run began; give the same command again"
+
+
+def test_images_that_may_not_be_read_are_named(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user meets them; whoever runs the tests may be one who may do everything."""
+    inside = Path.iterdir
+
+    def iterdir(folder: Path) -> object:
+        if folder == tmp_path / "train":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return inside(folder)
+
+    (tmp_path / "train" / "one").mkdir(parents=True)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    for name in ("folder", "cifar10"):
+        of = ("--set", f"data.name={name}", "--data", str(tmp_path))
+        line = mistake("train", *RESNET20, *of, "--format", "xnor", code=3)
+        assert f"cannot read {str(tmp_path / 'train')!r}: Permission denied; make it" in line
+
+
 def failing(number: int) -> Callable[..., None]:
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

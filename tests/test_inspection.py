@@ -46,6 +46,22 @@ def test_an_audit_leaves_its_record_and_page_and_tries_the_siblings(tmp_path: Pa
     assert transfers == ["transfer from other", f"transfer from {twin}"]
 
 
+def test_siblings_are_tried_once_wherever_the_audit_is_called_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = tmp_path / "candidates"
+    one, other = saved(candidates / "one", "mbn1x1"), saved(candidates / "other", "mbn2x2")
+    for place, path, transfer in (
+        *((candidates, "one", "other"), (one, ".", "../other")),
+        (one, NETWORK_FILE, f"../other/{NETWORK_FILE}"),
+    ):
+        monkeypatch.chdir(place)
+        audit_checkpoint(Path(path), Effort.QUICK, transfer=[Path(transfer)])
+        record = json.loads(audit_file(one, Effort.QUICK).read_text())
+        transfers = [each for each in record["standing_after"] if each.startswith("transfer ")]
+        assert transfers == [f"transfer from {other.name}"]
+
+
 def test_a_network_is_not_measured_on_images_of_another_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

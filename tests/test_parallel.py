@@ -158,9 +158,11 @@ def test_parts_of_a_batch_hold_each_image_once_and_are_augmented_apart() -> None
     assert not torch.equal(first, second)  # one picture, shifted otherwise
 
 
-def test_a_batch_has_an_image_for_every_process() -> None:
-    with pytest.raises(SettingsError, match="batches of 2 images for 3 processes"):
-        next(IMAGES.shuffled(2, shift=0, flip=False, rng=generator(0), part=(2, 3)))
+@pytest.mark.parametrize("size", [2, 8])
+def test_every_process_has_equally_many_images_of_a_batch(size: int) -> None:
+    """Else the mean of their gradients were not that of the batch."""
+    with pytest.raises(SettingsError, match=f"batches of {size} images have no 3 equal parts"):
+        next(IMAGES.shuffled(size, shift=0, flip=False, rng=generator(0), part=(2, 3)))
 
 
 def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) -> None:
@@ -177,6 +179,15 @@ def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) 
     assert len(printed["retrained"]) == 1
     rows = json.loads((tmp_path / "run" / "pareto.json").read_text())
     assert printed["pareto"] == rows
+    (metrics,) = printed["retrained"]
+    done = started_together(
+        "--no-python",
+        str(Path(sys.executable).with_name("mbnas")),
+        *("evaluate", f"run/candidates/{metrics['id']}", "--json"),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test"] == metrics["test"]
 
 
 def test_a_mistake_that_the_leader_meets_reaches_the_other_process(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from mbnas.settings import Surrogate
 ROW = Row("layer", "main", 1, 8, 4, kernel=3, stride=1, size=4)
 # With 16 channels, stem and classifier are a small part of the cost.
 SETTINGS = tiny("backbone.width=16", "retraining.training=natural", "search.evaluations=10")
+BRIEF = SETTINGS.retraining.model_copy(update={"learning_rate": 0.001})
 INPROCESS = Executor("inprocess", workers=1)
 
 
@@ -114,12 +115,36 @@ def test_only_float_networks_are_pruned(tmp_path: Path) -> None:
 
 
 def test_what_was_pruned_otherwise_is_not_taken_for_what_is_asked_for(
-    tmp_path: Path, trained: Path
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither finished nor interrupted, when its journal tells nothing but assignments."""
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
     short = tiny("backbone.width=16", "retraining.training=natural", "search.evaluations=4")
     pruned = tmp_path / "pruned"
-    prune_network(short, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
-    with pytest.raises(SettingsError, match=r"search\.evaluations: 4 -> 10"):
-        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
-    with pytest.raises(SettingsError, match=r"format: wprune.* -> cprune"):
-        prune_network(short, Family.CHANNEL_PRUNED, trained, pruned, INPROCESS)
+    other = tmp_path / "other"
+    train_network(SETTINGS.model_copy(update={"retraining": BRIEF}), "float", other)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pruning, "retrain", stopped)
+        prune_network(short, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
+    for finished in (False, True):
+        assert (pruned / "metrics.json").exists() == finished
+        with pytest.raises(SettingsError, match=r"search\.evaluations: 4 -> 10"):
+            prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
+        with pytest.raises(SettingsError, match=r"format: wprune -> cprune"):
+            prune_network(short, Family.CHANNEL_PRUNED, trained, pruned, INPROCESS)
+        with pytest.raises(SettingsError, match=r"network: \w+ -> \w+"):
+            prune_network(short, Family.WEIGHT_PRUNED, other, pruned, INPROCESS)
+        prune_network(short, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
+
+
+@pytest.mark.parametrize("change", ["backbone.width=8", "seed=1", "data.validation=100"])
+def test_a_network_of_other_layers_or_images_is_not_pruned(
+    tmp_path: Path, trained: Path, change: str
+) -> None:
+    other = tiny("backbone.width=16", "retraining.training=natural", change)
+    key, _, value = change.partition("=")
+    with pytest.raises(SettingsError, match=rf"was trained with other .*{key}: \d+ -> {value}\)"):
+        prune_network(other, Family.WEIGHT_PRUNED, trained, tmp_path / "pruned", INPROCESS)

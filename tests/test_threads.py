@@ -22,14 +22,22 @@ def _three_threads() -> object:
 
 
 def test_digits_are_trained_by_one_thread_and_cifar_by_all() -> None:
-    with suited_to(tiny()):
+    digits, cifar = tiny(), config.load(SPACES / "resnet20.yaml")
+    with suited_to(digits.table, digits.supernet):
         assert torch.get_num_threads() == 1
-    with suited_to(config.load(SPACES / "resnet20.yaml")):
+    with suited_to(cifar.table, cifar.supernet):
         assert torch.get_num_threads() == 3
 
 
+def test_many_small_images_are_worth_sharing() -> None:
+    one = tiny("backbone.width=16")
+    for size, threads in ((64, 1), (1024, 3)):
+        with suited_to(one.table, one.retraining.model_copy(update={"batch_size": size})):
+            assert torch.get_num_threads() == threads
+
+
 def test_a_failure_inside_leaves_the_number_as_it_was() -> None:
-    with pytest.raises(KeyError), suited_to(tiny()):
+    with pytest.raises(KeyError), suited_to(tiny().table, tiny().supernet):
         raise KeyError
 
 

@@ -289,6 +289,21 @@ def test_a_training_begun_with_other_settings_does_not_go_on(change: str, tmp_pa
     assert len(run(module, Script(natural(module)), checkpoint, asked=elsewhere)) == NATURAL.epochs
 
 
+@pytest.mark.parametrize("change", [{"optimizer": "muon"}, {"learning_rate": 0.5}])
+def test_a_training_begun_by_another_recipe_does_not_go_on(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    checkpoint, module = tmp_path / "checkpoint", network()
+    with pytest.raises(KeyboardInterrupt):
+        run(module, Script(natural(module), stop=(3, 0)), checkpoint)
+    begun = {key: value.clone() for key, value in module.state_dict().items()}
+    other = FASTAT.model_validate({**FASTAT.model_dump(), **change})
+    (key,) = change
+    with pytest.raises(SettingsError, match=rf"begun with other settings \(recipe\.{key}: "):
+        run(module, Script(natural(module)), checkpoint, recipe=other)
+    assert all(torch.equal(value, begun[key]) for key, value in module.state_dict().items())
+
+
 def refused(path: Path) -> bool:
     """Whether the checkpoint is named in one line and left alone."""
     module, before = network(), path.read_bytes()

@@ -92,7 +92,7 @@ class Problem:
         return self.source.space
 
     def to(self, device: torch.device) -> Problem:
-        """The same problem on a device."""
+        """The same problem on a device; its source is moved there, not copied."""
         return replace(
             self,
             source=self.source.to(device),

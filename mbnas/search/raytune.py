@@ -97,6 +97,7 @@ def run(
     problem: Problem, session: Session, workers: int, address: str | None, device: torch.device
 ) -> None:
     """Score candidates with Ray Tune until the session is finished."""
+    on_cpu = problem.to(torch.device("cpu"))  # from where it is sent to the workers
     ours = not ray.is_initialized()
     if ours:
         _connect(address, workers)
@@ -105,7 +106,7 @@ def run(
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = min(1.0, resources.get("GPU", 1) / workers)
         torch.cuda.empty_cache()  # workers need what this process no longer does
-    trainable = tune.with_parameters(Scorer, problem=problem.to(torch.device("cpu")), device=device)
+    trainable = tune.with_parameters(Scorer, problem=on_cpu, device=device)
     searcher = SessionSearcher(session, problem.space.layers)
     try:
         with tempfile.TemporaryDirectory(prefix="mbnas-ray-") as storage:
