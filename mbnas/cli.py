@@ -294,8 +294,7 @@ def evaluate(
 
     Measure a network on the test images of its data set.
     """
-    changes = _changes(overrides, {"data.root": data})
-    metrics = parallel.led(lambda: inspection.evaluate_checkpoint(checkpoint, changes))
+    metrics = inspection.evaluate_checkpoint(checkpoint, _changes(overrides, {"data.root": data}))
     if as_json:
         _print_json(metrics)
     else:
@@ -320,9 +319,7 @@ def audit(
     """
     changes = _changes(overrides, {"data.root": data})
     try:
-        found = parallel.led(
-            lambda: inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
-        )
+        found = inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
     if as_json:

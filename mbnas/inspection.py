@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mbnas import config
+from mbnas import config, parallel
 from mbnas import data as datasets
 from mbnas.auditing import PLANS, Audit, audit, page
 from mbnas.checkpoints import NETWORK_FILE, load_network, network_file, require_images_of
@@ -36,7 +36,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
     """
     network, format_, settings, images = _opened(path, overrides)
     with suited_to(settings.table, settings.retraining):
-        scores = final_scores(network, images, settings, settings.seed)
+        scores = parallel.led(lambda: final_scores(network, images, settings, settings.seed))
     return {**described(settings, format_), "test": asdict(scores)}
 
 
@@ -67,7 +67,9 @@ def audit_checkpoint(
     for each in transfer:
         if network_file(each).resolve() not in known:
             sources[str(each)] = _network(each, images)
-    return audited(network, format_.id, settings, images, folder, effort, sources)
+    return parallel.led(
+        lambda: audited(network, format_.id, settings, images, folder, effort, sources)
+    )
 
 
 def audited(

@@ -488,11 +488,11 @@ def test_images_that_may_not_be_read_are_named(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         return inside(folder)
 
-    (tmp_path / "train" / "one").mkdir(parents=True)
+    for split in ("train", "test"):
+        (tmp_path / split / "one").mkdir(parents=True)
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    for name in ("folder", "cifar10"):
-        of = ("--set", f"data.name={name}", "--data", str(tmp_path))
-        line = mistake("train", *RESNET20, *of, "--format", "xnor", code=3)
+    for settings in ((*SPACE, *FOLDER), RESNET20):
+        line = mistake("train", *settings, "--data", str(tmp_path), "--format", "xnor", code=3)
         assert f"cannot read {str(tmp_path / 'train')!r}: Permission denied; make it" in line
 
 
