@@ -27,7 +27,10 @@ class Bases(NamedTuple):
 
 @dataclass(frozen=True)
 class Assignment:
-    """The bases of every searchable layer, first layer first; as text ``3x1,1x1,...``."""
+    """The bases of every searchable layer, first layer first; as text ``3x1,1x1,1x1,...``.
+
+    Read, not written, is also ``3x1 1x1*2 ...``, as tables show it.
+    """
 
     layers: tuple[Bases, ...]
 
@@ -43,15 +46,16 @@ class Assignment:
         Raises:
             SettingsError: if the text is malformed, out of range, or of another length.
         """
-        parts = [_parse_bases(part, text) for part in text.split(",")]
-        if len(parts) == 1:
-            parts *= layers
-        if len(parts) != layers:
+        runs = [_parse_bases(part, text) for part in re.split(r"\s*,\s*|\s+", text.strip())]
+        if len(runs) == 1 and "*" not in text:
+            runs = [(runs[0][0], layers)]
+        count = sum(times for _, times in runs)
+        if count != layers:
             raise SettingsError(
-                f"assignment {text!r} names {len(parts)} layers, the network has {layers} "
+                f"assignment {text!r} names {count} layers, the network has {layers} "
                 f"searchable ones; give {layers} or a single MxN for all of them"
             )
-        return cls(tuple(parts))
+        return cls(tuple(bases for bases, times in runs for _ in range(times)))
 
     @property
     def id(self) -> str:
@@ -73,18 +77,19 @@ class Assignment:
         return iter(self.layers)
 
 
-def _parse_bases(part: str, text: str) -> Bases:
-    match = re.fullmatch(r"\s*([0-9]+)x([0-9]+)\s*", part)
+def _parse_bases(part: str, text: str) -> tuple[Bases, int]:
+    """The bases, and how many layers in a row have them."""
+    match = re.fullmatch(r"([0-9]+)x([0-9]+)(?:\*([0-9]{1,4}))?", part)
     if match is None:
         raise SettingsError(
-            f"assignment {text!r}: {part!r} is not of the form MxN; write 3x1 or 3x1,1x1,..."
+            f"assignment {text!r}: {part!r} is not of the form MxN; write 3x1 or 3x1,1x1,1x1*2,..."
         )
     bases = Bases(int(match[1]), int(match[2]))
     if not all(1 <= count <= MAX_BASES for count in bases):
         raise SettingsError(
             f"assignment {text!r}: {bases} is out of range; both numbers go from 1 to {MAX_BASES}"
         )
-    return bases
+    return bases, int(match[3] or 1)
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def test_the_picture_shows_what_was_measured() -> None:
 
 @given(layers=st.lists(BASES, min_size=1, max_size=20))
 def test_the_short_form_counts_runs_and_loses_nothing(layers: list[Bases]) -> None:
+    assert Assignment.parse(short(Assignment(tuple(layers))), len(layers)).layers == tuple(layers)
     runs = [part.partition("*") for part in short(Assignment(tuple(layers))).split(" ")]
     expanded = [bases for bases, _, count in runs for _ in range(int(count or 1))]
     assert expanded == [str(bases) for bases in layers]
