@@ -76,7 +76,10 @@ def load_network(path: Path) -> tuple[Network, Format, Settings]:
             f"{str(path)!r} holds a supernet, not a network; give candidates/<id> of its run, "
             "or make one with `mbnas retrain RUN --candidate ID`"
         )
-    format_ = Format.parse(text, settings.space.layers)
+    try:
+        format_ = Format.parse(text, settings.space.layers)
+    except (SettingsError, TypeError):
+        raise _foreign(path) from None
     with torch.device("meta"):
         network = build_network(settings.table, format_)
     _fill(path, network)
@@ -89,8 +92,11 @@ def require_images_of(path: Path, images: Images) -> None:
     Raises:
         DataError: if they are not.
     """
-    with safe_open(network_file(path), framework="pt") as file:
-        known = json.loads(file.metadata()["mbnas"])["images"]
+    try:
+        with safe_open(network_file(path), framework="pt") as file:
+            known = json.loads(file.metadata()["mbnas"])["images"]
+    except KeyError:
+        raise _foreign(network_file(path)) from None
     if known != fingerprint(images):
         raise DataError(
             f"these test images are not those that {str(path)!r} belongs to; "

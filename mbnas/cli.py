@@ -62,8 +62,10 @@ def main() -> None:
     except MbnasError as error:
         _fail(str(error), error.exit_code)
     except TyperException as error:
-        reason = error.format_message().rstrip(".")
-        _fail(f"{reason}; see mbnas --help", error.exit_code)
+        reason = error.format_message().rstrip(".").replace("Value error, ", "")
+        commands = {getattr(each.callback, "__name__", "") for each in app.registered_commands}
+        known = [word for word in sys.argv[1:2] if word in commands]
+        _fail(f"{reason}; see {' '.join(['mbnas', *known, '--help'])}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except OSError as error:
@@ -171,7 +173,9 @@ def profile(
     """
     settings = config.load(_required(space), _changes(overrides, {"search.budget": budget}))
     table, choices, limit = settings.table, settings.space, settings.search.budget
-    chosen = Assignment.parse(assignment, choices.layers) if assignment else choices.largest
+    chosen = (
+        Assignment.parse(assignment, choices.layers) if assignment is not None else choices.largest
+    )
     layers = itemise(table, chosen)
     smallest = bops(table, choices.smallest)
     uniform = {str(each.layers[0]): bops(table, each) for each in choices.uniforms}
@@ -228,7 +232,10 @@ def retrain(
 @app.command(short_help="Train one network of any number format.")
 def train(
     format_: Annotated[
-        str, typer.Option("--format", help="float, pact4, pact2x4, xnor, mbn3x1, mbn3x1,1x1,...")
+        str,
+        typer.Option(
+            "--format", help="float, pact4, pact2x4, xnor, mbn3x1, mbn3x1,1x1,..., wprune4, cprune4"
+        ),
     ],
     backbone: Annotated[str | None, typer.Option(help="In place of that of the space.")] = None,
     training: Annotated[
@@ -236,7 +243,7 @@ def train(
     ] = None,
     start: Annotated[Path | None, typer.Option(help="Trained network to start from.")] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="Trained network whose logits are learned.")
+        Path | None, typer.Option(help="Trained network whose logits are learned, not labels.")
     ] = None,
     space: Space = None,
     data: DataFolder = None,

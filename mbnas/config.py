@@ -81,7 +81,21 @@ def _first_mistake(error: ValidationError) -> str:
     if mistake["type"] == "missing":
         return f"missing key {location!r}; add it to the space or give --set {location}=VALUE"
     message = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] in _WORDS:
+        message = _WORDS[mistake["type"]].format(location)
+    if not location:  # of several keys at once, which it names
+        return message
     return f"{location}: {message} (given: {mistake['input']!r})"
+
+
+_WORDS = {  # for what the validator says in Python's
+    "tuple_type": "give a list such as [1, 2, 3]",
+    "too_short": "give at least one value",
+    "model_type": "holds several keys; set one of them, such as {}.KEY=VALUE",
+    "model_attributes_type": "holds several keys; set one of them, such as {}.KEY=VALUE",
+    "float_parsing": "give a number such as 0.5 or 2e8",
+    "string_pattern_mismatch": "give letters, digits, dots, dashes and underscores",
+}
 
 
 def _section(location: Sequence[int | str]) -> type[BaseModel]:

@@ -76,4 +76,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (whatever JSON can hold)
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {str(path)!r}: {error}") from None
+        raise DataError(
+            f"cannot read {str(path)!r} ({error}); restore it, or move its folder away to begin "
+            "anew"
+        ) from None

@@ -25,8 +25,11 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self, *keys: str) -> list[dict[str, Any]]:
         """All records; a last line that was cut off while being written is removed.
+
+        Args:
+            keys: that each record must have.
 
         Raises:
             DataError: if any other line is corrupt.
@@ -38,7 +41,10 @@ class Journal:
             whole = text[: text.rfind("\n") + 1]
             if whole != text:
                 write_text(self.path, whole)
-            return [json.loads(line) for line in whole.splitlines()]
+            records: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+            if not all(isinstance(each, dict) and each.keys() >= set(keys) for each in records):
+                raise ValueError
+            return records
         except ValueError:
             raise DataError(
                 f"journal {str(self.path)!r} is corrupt; restore it or start a new run"

@@ -35,6 +35,7 @@ from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.rescoring import rescored
+from mbnas.search.session import recorded
 from mbnas.settings import Settings
 from mbnas.supernet import Supernet
 from mbnas.threads import suited_to
@@ -115,7 +116,9 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
     folder = runs.reopen(path)
     require_same_networks(folder.settings(), settings, f"run {str(path)!r} was started")
     if not folder.supernet_file.exists():
-        raise DataError(f"run {str(path)!r} has no trained supernet; finish it with --resume")
+        raise DataError(
+            f"run {str(path)!r} has no trained supernet; go on with `mbnas search --resume {path}`"
+        )
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
     fingerprint = data.fingerprint()
@@ -136,7 +139,8 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
         path: where an unfinished training of the same network goes on.
 
     Raises:
-        SettingsError: if there is no such format, or ``path`` holds a network trained otherwise.
+        SettingsError: if there is no such format, or ``path`` holds a network trained otherwise
+            or something else.
         DataError: if the images are missing or corrupt.
     """
     format_ = Format.parse(text, settings.space.layers)
@@ -145,6 +149,8 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
     done = finished(path, settings, format_, data.test)
     if done is not None:
         return done
+    if not any(path.glob("*training-*")):  # begun before
+        runs.require_new(path)
     require_named_networks(settings, data.test)
     path.mkdir(parents=True, exist_ok=True)
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
@@ -269,11 +275,11 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
 
 
 def _find(folder: RunFolder, settings: Settings, candidate: str) -> Assignment:
-    records = folder.trials.read()
-    for record in records:
-        if record["id"] == candidate:
-            return Assignment.parse(record["assignment"], settings.space.layers)
+    trials = recorded(folder.trials, settings.space.layers)
+    for trial in trials:
+        if trial.id == candidate:
+            return trial.assignment
     raise SettingsError(
-        f"run {str(folder.path)!r} has no candidate {candidate!r} among {len(records)}; "
-        f"ids are listed in {folder.pareto_file.with_suffix('.csv')}"
+        f"run {str(folder.path)!r} has no candidate {candidate!r} among {len(trials)}; "
+        f"their ids are in {folder.trials.path}"
     )

@@ -12,7 +12,7 @@ from mbnas import parallel
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of, save_network
 from mbnas.data import Data
-from mbnas.errors import SettingsError
+from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores, guard_stages, measure
 from mbnas.files import read_json, write_json, write_text
 from mbnas.final import final_scores
@@ -40,7 +40,7 @@ def finished(
 
     Raises:
         SettingsError: if what was trained there is not what is asked for.
-        DataError: if it was tested on other images.
+        DataError: if it was tested on other images, or the file holds something else.
     """
     if not (folder / METRICS_FILE).exists():
         return None
@@ -50,10 +50,15 @@ def finished(
         {"format": str(there), **identity(trained)},
         {"format": str(there if same else expected), **identity(settings)},
         f"{str(folder)!r} was trained",
-        "leave them away to see its metrics, or move the folder away to train it anew",
+        "give those to see its metrics, or move the folder away to train anew",
     )
     require_images_of(folder, images)
-    metrics: Metrics = read_json(folder / METRICS_FILE)
+    metrics = read_json(folder / METRICS_FILE)
+    if not (isinstance(metrics, dict) and metrics.keys() >= {"id", "bops", "test"}):
+        raise DataError(
+            f"{str(folder / METRICS_FILE)!r} holds no metrics; restore it, or move the folder away "
+            "to train anew"
+        )
     return metrics
 
 

@@ -94,7 +94,8 @@ def create(path: Path, settings: Settings) -> RunFolder:
     """A new run folder.
 
     Raises:
-        SettingsError: if something is there already or nothing can be written.
+        SettingsError: if something is there already.
+        DataError: if nothing can be written.
     """
     require_new(path)
     folder = RunFolder(path)
@@ -102,7 +103,7 @@ def create(path: Path, settings: Settings) -> RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         write_text(folder.settings_file, config.dump(settings))
     except OSError as error:
-        raise SettingsError(
+        raise DataError(
             f"cannot write to {str(path)!r}: {error.strerror}; choose another --out"
         ) from None
     return folder
@@ -132,7 +133,13 @@ def record_data(
         DataError: if the run was started on other images.
     """
     if folder.manifest_file.exists():
-        known = read_json(folder.manifest_file)["data"]["fingerprint"]
+        try:
+            known = read_json(folder.manifest_file)["data"]["fingerprint"]
+        except (KeyError, TypeError):
+            raise DataError(
+                f"{str(folder.manifest_file)!r} is no manifest of a run; restore it or start a new "
+                "run"
+            ) from None
         if known != fingerprint:
             raise DataError(
                 f"the images in {str(settings.data.root)!r} are not those of run "

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import typer
 from helpers import DIGITS, SPACES, TINY, tiny
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from mbnas import cli, config, runs
 from mbnas.assignment import Assignment
@@ -232,7 +234,8 @@ def test_a_network_of_another_format_is_trained_measured_and_audited(
         (("--format", "bnn"), "unknown format 'bnn'; known: float, pactK"),
         (("--format", "float", "--backbone", "resnet21"), "unknown backbone 'resnet21'; did you"),
         (("--format", "float", "--training", "madry"), "'madry' is not one of 'natural', 'fastat'"),
-        ((), "Missing option '--format'"),
+        (("--format", "float", "--training", ""), "'--training': '' is not one of 'natural'"),
+        ((), "Missing option '--format'; see mbnas train --help"),
         (("--format", "xnor", "--start", "supernet"), "--start supernet is for a search; give"),
         (("--format", "xnor", "--teacher", "./supernet"), "--teacher supernet is for a search"),
     ],
@@ -274,7 +277,7 @@ def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: 
         (("search", *SPACE, "--seed", "-1"), "seed: Input should be greater than or equal to 0"),
         (("search", *SPACE, "--budget", "-2e8"), "search.budget: Input should be greater than 0"),
         (("search", *SPACE, "--budget", "0"), "search.budget: Input should be greater than 0"),
-        (("search", *SPACE, "--budget", "big"), "search.budget: Input should be a valid number"),
+        (("search", *SPACE, "--budget", "big"), "search.budget: give a number such as 0.5 or 2e8"),
         (("search", *SPACE, "--budget", "nan"), "search.budget: Input should be a finite number"),
         (("search", *SPACE, "--budget", "inf"), "search.budget: Input should be a finite number"),
         (("search", *SPACE, "--evaluations", "0"), "search.evaluations: Input should be greater"),
@@ -283,6 +286,7 @@ def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: 
         (("profile", *SPACE, "--assignment", "3y1"), "'3y1' is not of the form MxN"),
         (("profile", *SPACE, "--assignment", "9x1"), "9x1 is out of range"),
         (("profile", *SPACE, "--assignment", "1x1,2x2"), "names 2 layers, the network has 6"),
+        (("profile", *SPACE, "--assignment", ""), "'' is not of the form MxN"),
         (("retrain", "run"), "Missing option '--candidate'"),
         (("evaluate",), "Missing argument 'checkpoint'"),
     ],
@@ -300,7 +304,7 @@ def test_wrong_usage_is_explained(
         ("serch.images=3", "unknown key 'serch'; did you mean 'search'?"),
         ("supernet.epochs=many", "supernet.epochs: Input should be a valid integer"),
         ("supernet.epochs=0", "supernet.epochs: Input should be greater than 0 (given: 0)"),
-        ("choices.weight_bases=[]", "choices.weight_bases: Tuple should have at least 1 item"),
+        ("choices.weight_bases=[]", "choices.weight_bases: give at least one value"),
         ("choices.activation_bases=[0, 1]", "Input should be greater than or equal to 1"),
         ("backbone.name=resnet19", "unknown backbone 'resnet19'; did you mean 'resnet1"),
         ("data.name=mnist", "data.name: Input should be 'digits', 'cifar10'"),
@@ -406,6 +410,31 @@ def test_a_spoilt_journal_is_explained(mistake: Callable[..., str], run: Path) -
     for spoilt in (lines[0][:20] + "\n", "{}\n"):
         journal.write_text("".join([*lines[:3], spoilt, *lines[3:]]))
         assert repr(str(journal)) in mistake(*resumed, code=3)
+        retrained = ("retrain", str(run), "--candidate", "x")
+        assert repr(str(journal)) in mistake(*retrained, code=3)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"data": 3, "test": 3}', "{"])
+def test_spoilt_records_are_explained(mistake: Callable[..., str], run: Path, content: str) -> None:
+    folder = candidate(run)
+    for file in (folder / "metrics.json", run / "manifest.json"):
+        file.write_text(content)
+        line = mistake("retrain", str(run), "--candidate", folder.name, code=3)
+        assert repr(str(file)) in line
+
+
+@pytest.mark.parametrize("described", [{"format": 3}, {"format": "mbn9x9"}, {"images": None}])
+def test_weights_that_describe_themselves_wrongly_are_explained(
+    mistake: Callable[..., str], run: Path, described: dict[str, object]
+) -> None:
+    file = candidate(run) / "network.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        metadata = json.loads(opened.metadata()["mbnas"])
+    save_file(load_file(file), file, {"mbnas": json.dumps(metadata | described)})
+    assert repr(str(file)) in mistake("evaluate", str(file), code=3)
+    del metadata["images"]
+    save_file(load_file(file), file, {"mbnas": json.dumps(metadata)})
+    assert repr(str(file)) in mistake("evaluate", str(file), code=3)
 
 
 def test_a_folder_may_have_any_name(
@@ -455,15 +484,28 @@ def test_a_backbone_is_checked_before_its_space_is_looked_for(mistake: Callable[
     assert "no space 'search_spaces/resnet44.yaml'; give --space FILE, whose recipe" in line
 
 
+def test_a_network_is_trained_among_no_foreign_files(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty shell variable names the folder one is in."""
+    (tmp_path / "mine.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for out in ("", str(tmp_path)):
+        line = mistake("train", *SPACE, *OVERRIDES, "--format", "xnor", "--out", out, code=2)
+        assert "is there already and not empty; choose another --out" in line
+    assert [each.name for each in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_a_file_where_the_folder_should_be_is_explained(
     mistake: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    for out in ("file", "file/below"):
+    for out, code, answer in (
+        ("file", 2, "is there already and not empty; choose another --out"),
+        ("file/below", 3, "cannot write"),
+    ):
         command = ("train", *SPACE, *OVERRIDES, "--format", "xnor", "--out", str(tmp_path / out))
-        line = mistake(*command, code=3)
-        assert "cannot write" in line
-        assert "name another --out" in line
+        assert answer in mistake(*command, code=code)
 
 
 def test_an_interruption_before_there_is_a_run_advises_no_resuming(
@@ -509,7 +551,7 @@ def test_a_folder_that_cannot_be_written_is_explained_at_once(
 ) -> None:
     monkeypatch.setattr(Path, "write_text", failing(number))
     out = tmp_path / "run"
-    line = mistake(*SEARCH, "--budget", "1e9", "--out", str(out), code=2)
+    line = mistake(*SEARCH, "--budget", "1e9", "--out", str(out), code=3)
     assert f"cannot write to {str(out)!r}: {os.strerror(number)}; choose another --out" in line
 
 

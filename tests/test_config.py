@@ -176,18 +176,23 @@ def test_dump_loses_no_digit(
             "unknown key 'threat.step_size'; did you mean 'steps'? allowed here: eps, step,",
         ),
         ("threat.quux=1", "unknown key 'threat.quux'; allowed here: eps, step,"),
+        (
+            "choices.weight_bases=3",
+            "choices.weight_bases: give a list such as [1, 2, 3] (given: 3)",
+        ),
+        ("name=a/b", "name: give letters, digits, dots, dashes and underscores (given: 'a/b')"),
         ("seed=-1", "seed: Input should be greater than or equal to 0 (given: -1)"),
         ("seed=many", "seed: Input should be a valid integer"),
         ("seed.deep=1", "seed: Input should be a valid integer (given: {'deep': 1})"),
-        ("search=3", "search: Input should be a valid dictionary"),
+        ("search=3", "search: holds several keys; set one of them, such as search.KEY=VALUE"),
         ("search.budget=0", "search.budget: Input should be greater than 0 (given: 0)"),
         ("search.budget=.nan", "search.budget: Input should be a finite number"),
         ("search.engine=grid", "search.engine: Input should be 'optuna' or 'pymoo'"),
         ("threat.eps=0/255", "8 of 255 levels: 8/255 (given: '0/255')"),
         ("threat.eps=8", "threat.eps: distances are in the scale of images in [0, 1]; 8 of 255"),
         ("threat.eps=-0.1", "threat.eps: distances are in the scale of images in [0, 1]; 8 of 255"),
-        ("threat.eps=8/0", "threat.eps: Input should be a valid number"),
-        ("choices.weight_bases=[]", "choices.weight_bases: Tuple should have at least 1 item"),
+        ("threat.eps=8/0", "threat.eps: give a number such as 0.5"),
+        ("choices.weight_bases=[]", "choices.weight_bases: give at least one value (given: [])"),
         ("choices.weight_bases=[1, 0]", "choices.weight_bases.1: Input should be greater than"),
         ("choices.activation_bases=[9]", "choices.activation_bases.0: Input should be less than"),
         ("backbone.name=resnet21", "unknown backbone 'resnet21'; did you mean 'resnet"),
@@ -196,7 +201,6 @@ def test_dump_loses_no_digit(
         ("data.classes=1", "data.classes: Input should be greater than or equal to 2 (given: 1)"),
         ("data.name=cifar11", "data.name: Input should be 'digits', 'cifar10', 'cifar100'"),
         ("data.name=folder", "missing key 'data.image_size'"),
-        ("name=a/b", "name: String should match pattern"),
         ("seed", "--set 'seed' is not of the form key.path=value"),
         ("=3", "--set '=3' is not of the form key.path=value"),
         ("seed=[1", "--set 'seed=[1': '[1' is not a YAML value"),
@@ -204,6 +208,12 @@ def test_dump_loses_no_digit(
 )
 def test_mistaken_override_is_explained(space: Path, override: str, message: str) -> None:
     assert message in mistake(space, override)
+
+
+def test_a_mistake_of_several_keys_repeats_no_settings(space: Path) -> None:
+    assert mistake(space, "search.images=201") == (
+        "search.images=201 of data.validation=200 validation images; ask for at most as many"
+    )
 
 
 def test_data_name_of_a_wrong_type_is_explained(space: Path) -> None:

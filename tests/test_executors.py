@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -133,6 +134,21 @@ def test_a_cluster_that_does_not_answer_is_told_before_any_work() -> None:
     for given in (address, f"ray://{address}"):
         with pytest.raises(SettingsError, match=f"no Ray cluster at '{given}'"):
             Executor("ray", 1, given).check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "message"),
+    [
+        ("ray", "myhost", "'myhost' names no port; give HOST:PORT"),
+        ("ray", "", "'' names no port; give HOST:PORT"),
+        ("inprocess", "auto", "--address auto is of a Ray cluster; leave it away"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_told_before_any_work(
+    kind: Literal["ray", "inprocess"], address: str, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Executor(kind, 1, address).check()
 
 
 def test_a_cluster_that_answers_or_none_named_is_no_mistake(

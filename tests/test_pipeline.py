@@ -413,7 +413,7 @@ def test_what_cannot_be_run_leaves_no_folder(
 def test_only_evaluated_candidates_of_a_run_can_be_retrained(
     copied: RunFolder, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingsError, match=r"no candidate '0123' among 12; .*pareto\.csv"):
+    with pytest.raises(SettingsError, match=r"no candidate '0123' among 12; .*trials\.jsonl"):
         pipeline.retrain_candidate(copied.path, "0123", SETTINGS)
     with pytest.raises(DataError, match="is no run folder"):
         pipeline.retrain_candidate(tmp_path, "0123", SETTINGS)

@@ -31,7 +31,8 @@ class Ledger:
     results: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.results = {record["name"]: record["result"] for record in self.journal.read()}
+        records = self.journal.read("name", "result")
+        self.results = {record["name"]: record["result"] for record in records}
         if self._once("origin", lambda: self.origin) != self.origin:
             raise DataError(
                 f"{str(self.journal.path)!r} holds an unfinished audit of another network, other "

@@ -40,14 +40,23 @@ class Executor:
             SettingsError: if Ray is not installed or there is no cluster at the address.
         """
         if self.kind == "inprocess":
+            if self.address is not None:
+                raise SettingsError(
+                    f"--address {self.address} is of a Ray cluster; leave it away, or use "
+                    "--executor ray"
+                )
             return
         if importlib.util.find_spec("ray") is None:
             raise SettingsError(
                 "--executor ray needs Ray: pip install 'ray[tune]', or use --executor inprocess"
             )
-        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
-        if not port.isdecimal():  # no address, or one that is left to Ray, such as "auto"
+        if self.address in (None, "auto"):  # left to Ray
             return
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        if not port.isdecimal():
+            raise SettingsError(
+                f"--address {self.address!r} names no port; give HOST:PORT, ray://HOST:PORT or auto"
+            )
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except (OSError, OverflowError) as error:

@@ -29,7 +29,7 @@ def rescored(
         journal: where accuracies under each attack are kept, both counts; who is in it already is
             not attacked again.
     """
-    done = {record["id"] for record in journal.read()}
+    done = {record["id"] for record in journal.read("id", "worst_case")}
     todo = [trial.assignment for trial in front if trial.id not in done]
     with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(workers) as pool:
         for record in pool.map(lambda each: _attacked(problem, each), todo):

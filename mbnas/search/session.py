@@ -39,7 +39,7 @@ class Session:
         self._evaluations = evaluations
         self._journal, self._early = journal, early
         self._on_trial = on_trial
-        written, parked = _trials(journal, layers), _trials(early, layers)
+        written, parked = recorded(journal, layers), recorded(early, layers)
         self._known = {trial.assignment: trial for trial in (*written, *parked)}
         self._written = [trial.assignment for trial in written]
         self._asked: list[Assignment] = []
@@ -102,7 +102,12 @@ class Session:
             self._early.remove()
 
 
-def _trials(journal: Journal, layers: int) -> list[Trial]:
+def recorded(journal: Journal, layers: int) -> list[Trial]:
+    """The trials that a journal holds.
+
+    Raises:
+        DataError: if it holds something else, or trials of other networks.
+    """
     try:
         return [Trial.from_record(record, layers) for record in journal.read()]
     except (KeyError, TypeError, AttributeError, SettingsError):
