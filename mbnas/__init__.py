@@ -17,6 +17,7 @@ from mbnas.checkpoints import load_network, load_supernet
 from mbnas.config import load
 from mbnas.evaluation import measure, recalibrate
 from mbnas.formats import Format
+from mbnas.images import Images
 from mbnas.inspection import audit_checkpoint, evaluate_checkpoint
 from mbnas.networks import Network, freeze
 from mbnas.pipeline import resume_search, retrain_candidate, run_search, train_network
@@ -30,6 +31,7 @@ __all__ = [
     "Effort",
     "Executor",
     "Format",
+    "Images",
     "Network",
     "Settings",
     "Space",

@@ -43,17 +43,18 @@ class Scores:
 
 
 @torch.no_grad()
-def require_sound(network: nn.Module, x: Tensor) -> None:
+def require_sound(network: nn.Module, images: Images) -> None:
     """Check what a measurement rests on.
 
     Raises:
-        DataError: if the images (n, C, H, W) are not in [0, 1].
+        DataError: if the images are not in [0, 1].
         SettingsError: if the network is in training mode or its logits are not finite.
     """
-    require_images(x)
     require_evaluation_mode(network)
-    if not all(network(each).isfinite().all() for each in torch.split(x, BATCH)):
-        raise SettingsError(NOT_FINITE)
+    for x, _ in images.batches(BATCH):
+        require_images(x)
+        if not network(x).isfinite().all():
+            raise SettingsError(NOT_FINITE)
 
 
 def require_evaluation_mode(network: Steered) -> None:

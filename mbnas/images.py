@@ -23,7 +23,7 @@ class Images:
     """A selection of stored images; nothing is copied until batches are drawn.
 
     Attributes:
-        pixels: (S, C, H, W) as uint8, possibly mapped from disk.
+        pixels: (S, C, H, W) as uint8, possibly mapped from disk, or as floats in [0, 1].
         targets: (S,) labels as int64.
         positions: (N,) which of the S stored images belong to this selection, in this order.
         device: where batches are wanted. If the images are stored elsewhere, because they do not
@@ -71,7 +71,7 @@ class Images:
         return Images.of(stored.pixels.to(device), stored.targets.to(device))
 
     def gather(self, indices: Tensor | slice) -> Batch:
-        """Images as floats in [0, 1], and labels."""
+        """Images as floats in [0, 1], and labels; ``indices`` may lie on any device."""
         return self._unpacked(self._stored(indices))
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -124,6 +124,8 @@ class Images:
                 yield self._unpacked(fetched.popleft().result())
 
     def _stored(self, indices: Tensor | slice) -> Batch:
+        if isinstance(indices, Tensor):
+            indices = indices.to(self.positions.device)
         chosen = self.positions[indices]
         x, y = self.pixels[chosen], self.targets[chosen]
         pinned = self.device.type == "cuda" and x.device.type == "cpu"
@@ -131,7 +133,7 @@ class Images:
 
     def _unpacked(self, stored: Batch) -> Batch:
         x, y = (each.to(self.device, non_blocking=True) for each in stored)
-        return x.float().div_(255), y
+        return x if x.is_floating_point() else x.float().div_(255), y
 
 
 def _room(device: torch.device) -> float:

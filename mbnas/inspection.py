@@ -87,14 +87,12 @@ def audited(
         DataError: if another process works there.
     """
     plan = PLANS[effort]
-    x, y = images.gather(slice(plan.images))
     journal = Journal(folder / f"audit-{effort}.jsonl")
     record = audit_file(folder, effort)
     with alone_in(folder), suited_to(settings.table, settings.retraining):
         found = audit(
             network,
-            x,
-            y,
+            images.first(plan.images),
             settings.threat,
             plan,
             seed=settings.seed,

@@ -119,7 +119,7 @@ def main() -> None:
         queries=arguments.queries,
     )
     data = datasets.load(settings.data, seed=0)
-    x, y = data.test.gather(slice(arguments.images))
+    images = data.test.first(arguments.images)
     adversarial = next((each for each in arguments.trainings if each != "natural"), None)
     found: dict[str, list[Row]] = {}
     for seed, training, format_ in product(arguments.seeds, arguments.trainings, arguments.formats):
@@ -132,7 +132,7 @@ def main() -> None:
         if not measured.exists():
             threat = PAPER_NATURAL if training == "natural" else settings.threat
             network = opened(settings, format_, file)
-            write_json(measured, attack(Case(network, x, y, threat, seed), arguments.queries))
+            write_json(measured, attack(Case(network, images, threat, seed), arguments.queries))
         row = json.loads(measured.read_text())
         print(file.stem, {name: round(value, 1) for name, value in row.items()})
         found.setdefault(f"{training} {format_}", []).append(row)

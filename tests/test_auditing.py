@@ -22,6 +22,7 @@ from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER, Evidence
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
+from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.networks import Network, build_network, multibit
 from mbnas.objectives import network_objective
@@ -31,7 +32,8 @@ from mbnas.settings import DataSettings, Effort, Recipe, Surrogate, Threat, Trai
 THREAT = Threat(eps=0.1, step=0.025, steps=10)
 PLAN = replace(PLANS[Effort.QUICK], images=128, queries=200)
 DATA = load(DataSettings(name="digits", validation=300), seed=0)
-X, Y = DATA.test.gather(slice(PLAN.images))
+IMAGES = DATA.test.first(PLAN.images)
+X, Y = IMAGES.gather(slice(None))
 
 
 @cache
@@ -78,7 +80,7 @@ class Misleading(nn.Module):
 
 def audited(network: nn.Module, path: Path, **options: object) -> Audit:
     return audit(
-        network.eval(), X, Y, THREAT, PLAN, seed=0, journal=Journal(path / "journal"), **options
+        network.eval(), IMAGES, THREAT, PLAN, seed=0, journal=Journal(path / "journal"), **options
     )
 
 
@@ -206,7 +208,7 @@ def test_verdicts_change_at_their_thresholds(name: str, verdicts: dict[int, Verd
 def test_iterations_and_starts_are_doubled_until_nothing_changes(tmp_path: Path) -> None:
     plan = replace(PLAN, doublings=6, images=48)
     found = audit(
-        *(honest(), X[:48], Y[:48], THREAT, plan), seed=0, journal=Journal(tmp_path / "journal")
+        *(honest(), IMAGES.first(48), THREAT, plan), seed=0, journal=Journal(tmp_path / "journal")
     )
     names = list(found.evidence.standing)
     doublings = [name for name in names if name.startswith(DOUBLED)]
@@ -277,7 +279,7 @@ def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_is_attacked_where_nothing_stands() -> None:
-    case = Case(honest(), X, Y, THREAT, 0)
+    case = Case(honest(), IMAGES, THREAT, 0)
 
     def attack(*_: object) -> Tensor:
         raise AssertionError
@@ -287,7 +289,7 @@ def test_nothing_is_attacked_where_nothing_stands() -> None:
 
 
 def test_the_loss_rises_alike_whatever_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(honest(), X, Y, THREAT, 0)
+    case = Case(honest(), IMAGES, THREAT, 0)
     whole = case.rise(Surrogate.STE, 3)
     assert len(whole) == 1 + 3
     assert whole[-1] > whole[0]
@@ -296,14 +298,14 @@ def test_the_loss_rises_alike_whatever_the_batches(monkeypatch: pytest.MonkeyPat
 
 
 def test_pgd_of_the_paper_counts_both_iterates() -> None:
-    last, every = Case(Misleading(), X, Y, THREAT, 0).by_the_paper(5, 0)
-    natural = Case(Misleading(), X, Y, THREAT, 0).natural()
+    last, every = Case(Misleading(), IMAGES, THREAT, 0).by_the_paper(5, 0)
+    natural = Case(Misleading(), IMAGES, THREAT, 0).natural()
     assert not (every & ~natural).any()
     assert not (every & ~last).any()
 
 
 def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides() -> None:
-    case = Case(honest(), X, Y, THREAT, 0)
+    case = Case(honest(), IMAGES, THREAT, 0)
     left = withstanding(case, 100, case.natural())
     for loss, surrogate in (("margin", THREAT.surrogate), ("cross-entropy", Surrogate.STE)):
         alone = case.standing(
@@ -311,7 +313,7 @@ def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides()
         )
         assert left.sum() <= alone.sum() + 1  # starts are random
     assert not (withstanding(case, 1, left) & ~left).any()
-    shattered = Case(Shattered(), X, Y, THREAT, 0)
+    shattered = Case(Shattered(), IMAGES, THREAT, 0)
     hidden = withstanding(shattered, 400, shattered.natural())
     by_gradient = shattered.by_the_paper(20, 0)[0]
     assert hidden.float().mean() < by_gradient.float().mean() - 0.1
@@ -325,7 +327,7 @@ def test_the_record_survives_json(of_honest: Audit) -> None:
     assert record["verdict"] == "PASS"
     low, high = record["worst_case"]["interval"]
     assert 0 <= low < record["worst_case"]["accuracy"] < high <= 1
-    assert record["images"] == len(X)
+    assert record["images"] == len(IMAGES)
     assert set(record["paper"]) == {"PGD-20"}
 
 
@@ -352,7 +354,7 @@ def test_table_and_page_show_every_check(of_honest: Audit) -> None:
 
 
 def audit_of(network: nn.Module, x: Tensor, path: Path) -> Audit:
-    return audit(network, x, Y, THREAT, PLAN, seed=0, journal=Journal(path / "journal"))
+    return audit(network, Images.of(x, Y), THREAT, PLAN, seed=0, journal=Journal(path / "journal"))
 
 
 def test_images_outside_the_box_are_refused(tmp_path: Path) -> None:

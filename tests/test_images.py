@@ -48,6 +48,14 @@ def test_an_epoch_visits_images_once_and_leaves_out_an_incomplete_batch(
     assert all(belong(x, y) for x, y in epoch)
 
 
+def test_floats_are_kept_as_they_are() -> None:
+    stored = images(10)
+    x, y = stored.gather(slice(None))
+    same_x, same_y = Images.of(x, y).gather(torch.arange(10))
+    assert torch.equal(x, same_x)
+    assert torch.equal(y, same_y)
+
+
 def test_the_generator_decides_order_and_augmentation() -> None:
     def epoch(seed: int) -> Tensor:
         batches = images(200).shuffled(64, shift=1, flip=True, rng=generator(seed))

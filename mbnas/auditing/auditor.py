@@ -17,6 +17,7 @@ from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.auditing.ledger import Ledger
 from mbnas.evaluation import Steered, another, require_sound
+from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.progress import bar, log
 from mbnas.settings import Surrogate, Threat
@@ -40,8 +41,7 @@ class Audit:
 
 def audit(
     network: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    images: Images,
     threat: Threat,
     plan: Plan,
     *,
@@ -53,7 +53,8 @@ def audit(
 
     Args:
         network: ``network(x, surrogate)`` to logits (B, classes), in evaluation mode.
-        x: images (n, C, H, W) in [0, 1]; y: labels (n,).
+        images: n of them, with labels; ``Images.of(x, y)`` makes them of x (n, C, H, W), uint8 or
+            floats in [0, 1], and y (n,).
         journal: where each result is kept; what it holds already is not measured again.
         sources: networks whose adversarial images are tried on this one, by name.
 
@@ -61,20 +62,20 @@ def audit(
         SettingsError: if the network is in training mode or returns numbers that are not finite.
         DataError: if the images are not in [0, 1].
     """
-    require_sound(network, x)
+    require_sound(network, images)
     if plan.autoattack and not autoattack.available():
         log.warning('AutoAttack is left out; pip install "mbnas[autoattack]" to run it, too')
         plan = replace(plan, autoattack=False)
     others = dict(sources or {})
-    case = Case(network, x, y, threat, seed)
+    case = Case(network, images, threat, seed)
     with torch.no_grad():
-        logits = network(x[:1], Surrogate.STE).flatten().tolist()
+        logits = network(images.gather(slice(1))[0], Surrogate.STE).flatten().tolist()
     origin = {
         "threat": threat.model_dump(mode="json"),
         "plan": asdict(plan) | {"paper": list(plan.paper)},
         "seed": seed,
         "sources": sorted(others),
-        "images": len(x),
+        "images": len(images),
         "logits of the first": [f"{each:.3g}" for each in logits],
     }
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mbnas import losses
 from mbnas.attacks import Attack, Model, pgd, right, uniform_start
 from mbnas.evaluation import BATCH, Steered, at_last_and_every, through
+from mbnas.images import Batch, Images
 from mbnas.losses import Loss
 from mbnas.randomness import generator
 from mbnas.settings import Surrogate, Threat
@@ -26,21 +27,16 @@ LOSSES: dict[str, Loss] = {
 
 @dataclass(frozen=True)
 class Case:
-    """Masks are (n,) of bool: which of the n images are classified correctly.
-
-    Attributes:
-        x: (n, C, H, W) in [0, 1]; y: (n,).
-    """
+    """Masks are (n,) of bool: which of the n images are classified correctly."""
 
     network: Steered
-    x: Tensor
-    y: Tensor
+    images: Images
     threat: Threat
     seed: int
 
     def first(self, count: int) -> Case:
         """The same network and the first images."""
-        return replace(self, x=self.x[:count], y=self.y[:count])
+        return replace(self, images=self.images.first(count))
 
     def through(self, surrogate: Surrogate) -> Model:
         """The network as attacks through ``surrogate`` see it."""
@@ -82,11 +78,11 @@ class Case:
 
     def standing(self, attack: Attack, model: Model, before: Tensor) -> Tensor:
         """After ``attack`` through ``model``, of those that stood ``before``."""
-        after = before.to(self.x.device).clone()
+        after = before.to(self.images.device).clone()
         for indices in torch.split(after.nonzero()[:, 0], BATCH):
             if len(indices) == 0:  # torch splits nothing into one part
                 break
-            x, y = self.x[indices], self.y[indices]
+            x, y = self.images.gather(indices)
             after[indices] = self._correct(attack(model, x, y), y)
         return after
 
@@ -112,7 +108,7 @@ class Case:
             return torch.stack(sums)
 
         total = torch.stack([summed(x, y) for x, y in self._batches()]).sum(dim=0)
-        means: list[float] = (total / len(self.x)).tolist()
+        means: list[float] = (total / len(self.images)).tolist()
         return means
 
     def zero_gradients(self, surrogate: Surrogate) -> float:
@@ -123,10 +119,10 @@ class Case:
             value = losses.cross_entropy(self.network(images, surrogate), y).sum()
             (gradient,) = torch.autograd.grad(value, images)
             count += int((gradient.flatten(1) == 0).all(dim=1).sum())
-        return count / len(self.x)
+        return count / len(self.images)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(torch.split(self.x, BATCH), torch.split(self.y, BATCH), strict=True)
+    def _batches(self) -> Iterator[Batch]:
+        return self.images.batches(BATCH)
 
     @torch.no_grad()
     def _correct(self, x: Tensor, y: Tensor) -> Tensor:

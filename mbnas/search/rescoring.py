@@ -41,16 +41,17 @@ def rescored(
 def _attacked(problem: Problem, assignment: Assignment) -> dict[str, Any]:
     """By PGD through each reported surrogate, then what stands by a short worst case."""
     network, threat = problem.candidate(assignment), problem.threat
-    x, y = problem.validation.gather(slice(None))
     record: dict[str, Any] = {"id": assignment.id, "assignment": str(assignment)}
-    left = torch.ones_like(y, dtype=torch.bool)
+    images = problem.validation
+    left = torch.ones(len(images), dtype=torch.bool, device=images.device)
     for surrogate in reported(threat):
         rng = generator(problem.seed, "rescore", assignment)
-        batches, model = problem.validation.batches(BATCH), through(network, surrogate)
+        batches, model = images.batches(BATCH), through(network, surrogate)
         last, every = at_last_and_every(model, batches, threat, rng, threat.steps)
         record[f"pgd_{surrogate}_every"] = float(every.double().mean())
         record[f"pgd_{surrogate}_last"] = float(last.double().mean())
         left &= every
-    case = Case(network, x, y, threat, derive(problem.seed, "worst case", assignment))
+    seed = derive(problem.seed, "worst case", assignment)
+    case = Case(network, images, threat, seed)
     record["worst_case"] = float(withstanding(case, QUERIES, left).double().mean())
     return record
