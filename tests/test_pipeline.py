@@ -419,5 +419,5 @@ def test_only_evaluated_candidates_of_a_run_can_be_retrained(
         pipeline.retrain_candidate(tmp_path, "0123", SETTINGS)
     identity = copied.trials.read()[-1]["id"]
     copied.supernet_file.unlink()
-    with pytest.raises(DataError, match="no trained supernet; finish it with --resume"):
+    with pytest.raises(DataError, match="no trained supernet; go on with `mbnas search --resume"):
         pipeline.retrain_candidate(copied.path, identity, SETTINGS)
