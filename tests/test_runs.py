@@ -48,8 +48,8 @@ def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
 def test_a_file_is_no_place_for_a_run(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("content")
-    for out in (file, file / "below"):
-        with pytest.raises(SettingsError, match="choose another --out"):
+    for out, mistake in ((file, SettingsError), (file / "below", DataError)):
+        with pytest.raises(mistake, match="choose another --out"):
             runs.create(out, tiny())
     assert file.read_text() == "content"
 
