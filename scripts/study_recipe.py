@@ -50,7 +50,8 @@ class Variant:
         altered: inside, code of mbnas behaves otherwise.
         backbone: values of :class:`mbnas.settings.BackboneSettings`.
         rebuild: changes a fresh network.
-        distilled: learns a float network's logits instead of labels.
+        teacher: the variant by which a float network is trained whose logits are learned instead of
+            labels.
         staged: the first half of the epochs trains with full-precision weights.
     """
 
@@ -59,7 +60,7 @@ class Variant:
     altered: Callable[[], AbstractContextManager[object]] = nullcontext
     backbone: Mapping[str, object] = field(default_factory=dict)
     rebuild: Callable[[Network], object] = id
-    distilled: bool = False
+    teacher: str | None = None
     staged: bool = False
 
 
@@ -100,11 +101,11 @@ def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
     return mock.patch("mbnas.layers.of_weight", unchanged)
 
 
-def improved(*, distilled: bool = False, **recipe: object) -> Variant:
+def improved(*, teacher: str | None = None, **recipe: object) -> Variant:
     """Learning rate 0.02, PReLU, weights through ``tanh``, averaged shortcuts, and what is said."""
     return Variant(
         {"learning_rate": 2e-2, "weight_surrogate": Surrogate.TANH, **recipe},
-        distilled=distilled,
+        teacher=teacher,
         backbone={"prelu": True, "averaged_shortcuts": True},
     )
 
@@ -133,19 +134,19 @@ VARIANTS = {
     "shortcuts that average and repeat": Variant(backbone={"averaged_shortcuts": True}),
     "PReLU behind convolutions": Variant(backbone={"prelu": True}),
     "two stages": Variant(staged=True),
-    "distilled from float": Variant(distilled=True),
+    "distilled from float": Variant(teacher="today"),
     "bfloat16": Variant({"precision": Precision.BFLOAT16}),
-    "learning rate 0.02, distilled": Variant({"learning_rate": 0.02}, distilled=True),
+    "learning rate 0.02, distilled": Variant({"learning_rate": 0.02}, teacher="today"),
     "learning rate 0.02, distilled, PReLU": Variant(
-        {"learning_rate": 0.02}, distilled=True, backbone={"prelu": True}
+        {"learning_rate": 0.02}, teacher="today", backbone={"prelu": True}
     ),
     "learning rate 0.02, distilled, PReLU, weights through tanh": Variant(
         {"learning_rate": 0.02, "weight_surrogate": Surrogate.TANH},
-        distilled=True,
+        teacher="today",
         backbone={"prelu": True},
     ),
     "PReLU, tanh, averaged shortcuts": improved(),
-    "PReLU, tanh, averaged shortcuts, distilled": improved(distilled=True),
+    "PReLU, tanh, averaged shortcuts, distilled": improved(teacher="today"),
     "PReLU, tanh, averaged shortcuts, 0.04": improved(learning_rate=4e-2),
     "PReLU, tanh, averaged shortcuts, batches of 64": improved(batch_size=64),
     **{
@@ -158,7 +159,10 @@ VARIANTS = {
         optimizer=Optimizer.MUON, learning_rate=4e-2, batch_size=64
     ),
     "PReLU, tanh, averaged shortcuts, Muon 0.04, batches of 64, distilled": improved(
-        optimizer=Optimizer.MUON, learning_rate=4e-2, batch_size=64, distilled=True
+        optimizer=Optimizer.MUON, learning_rate=4e-2, batch_size=64, teacher="today"
+    ),
+    "PReLU, tanh, averaged shortcuts, Muon 0.02, distilled from float by Muon": improved(
+        optimizer=Optimizer.MUON, learning_rate=2e-2, teacher="Muon 0.02"
     ),
     **{
         f"Muon {rate:g}": Variant({"optimizer": Optimizer.MUON, "learning_rate": rate})
@@ -196,13 +200,23 @@ def accuracy(network: Network, images: Images) -> float:
     return 100 * right / len(images)
 
 
-def taught_by_float(settings: Settings, data: Data, seed: int, target: Path) -> Teach:
-    """The soft labels of a float network trained by today's recipe."""
+def changed(settings: Settings, variant: Variant) -> Settings:
+    """With the variant's values."""
+    recipe = settings.retraining.model_copy(update=variant.recipe)
+    backbone = settings.backbone.model_copy(update=variant.backbone)
+    return settings.model_copy(update={"retraining": recipe, "backbone": backbone})
+
+
+def taught_by_float(
+    variant: Variant, settings: Settings, data: Data, seed: int, target: Path
+) -> Teach:
+    """The soft labels of a float network trained by a variant."""
+    settings = changed(settings, variant)
     network = study.fresh(settings, data, "float", seed)
     if target.exists():
         network.load_state_dict(torch.load(target, weights_only=True))
     else:
-        learn(network, Variant(), settings, data, None, seed, target.with_suffix(".float"))
+        learn(network, variant, settings, data, None, seed, target.with_suffix(".float"))
         torch.save(network.state_dict(), target)
     frozen = freeze(network)
 
@@ -224,16 +238,16 @@ def trained(
 ) -> float:
     """Validation accuracy in percent."""
     purpose = derive(seed, "recipe", format_)
-    teacher = target.parent / f"float-{format_}-seed{seed}.pt"
-    teach = taught_by_float(settings, data, purpose, teacher) if variant.distilled else None
-    recipe = settings.retraining.model_copy(update=variant.recipe)
-    backbone = settings.backbone.model_copy(update=variant.backbone)
-    settings = settings.model_copy(update={"retraining": recipe, "backbone": backbone})
+    teach = None
+    if variant.teacher:
+        file = target.parent / f"float-{variant.teacher.replace(' ', '-')}-{format_}-seed{seed}.pt"
+        teach = taught_by_float(VARIANTS[variant.teacher], settings, data, purpose, file)
+    settings = changed(settings, variant)
     network = study.fresh(settings, data, format_, purpose)
     variant.rebuild(network)
     with variant.altered():
         if variant.staged:
-            half = recipe.epochs // 2
+            half = settings.retraining.epochs // 2
             quantizers = {name: layer.weights for name, layer in convolutions(network)}
             for _, layer in convolutions(network):
                 layer.weights = Unquantized()
@@ -241,7 +255,7 @@ def trained(
             learn(network, variant, shortened(settings, half), data, None, purpose, first)
             for name, layer in convolutions(network):
                 layer.weights = quantizers[name]
-            settings = shortened(settings, recipe.epochs - half)
+            settings = shortened(settings, settings.retraining.epochs - half)
         learn(network, variant, settings, data, teach, purpose, target)
         return accuracy(network, data.validation)
 
