@@ -161,7 +161,7 @@ class DataSettings(_Frozen):
         validation: images held out of the training set for search and checkpoint selection.
         shift: augmentation by random crops of the image padded by this many pixels.
         flip: augmentation by random horizontal flips.
-        train_images: use only so many training images (default: all).
+        train_images: use so many training images at most (default: all).
     """
 
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from mbnas import losses
 from mbnas.attacks import Attack, Model, pgd, right, uniform_start
 from mbnas.evaluation import BATCH, Steered, at_last_and_every, through
-from mbnas.images import Batch, Images
+from mbnas.images import Images
 from mbnas.losses import Loss
 from mbnas.randomness import generator
 from mbnas.settings import Surrogate, Threat
@@ -62,7 +61,7 @@ class Case:
 
     def natural(self) -> Tensor:
         """Without an attack."""
-        return torch.cat([self._correct(x, y) for x, y in self._batches()])
+        return torch.cat([self._correct(x, y) for x, y in self.images.batches(BATCH)])
 
     def noise(self, draws: int, before: Tensor) -> Tensor:
         """Under every one of ``draws`` uniform perturbations, of those that stood ``before``."""
@@ -90,7 +89,7 @@ class Case:
         """PGD through the straight-through estimator: masks at the last and at every iterate."""
         rng = self.rng("paper", steps, run)
         model = self.through(Surrogate.STE)
-        return at_last_and_every(model, self._batches(), self.threat, rng, steps)
+        return at_last_and_every(model, self.images.batches(BATCH), self.threat, rng, steps)
 
     def rise(self, surrogate: Surrogate, steps: int) -> list[float]:
         """Mean cross-entropy at each iterate of PGD on it, the random start first."""
@@ -107,22 +106,19 @@ class Case:
             watched(attack(watched, x, y))
             return torch.stack(sums)
 
-        total = torch.stack([summed(x, y) for x, y in self._batches()]).sum(dim=0)
+        total = torch.stack([summed(x, y) for x, y in self.images.batches(BATCH)]).sum(dim=0)
         means: list[float] = (total / len(self.images)).tolist()
         return means
 
     def zero_gradients(self, surrogate: Surrogate) -> float:
         """Fraction of images at which the gradient of cross-entropy is zero everywhere."""
         count = 0
-        for x, y in self._batches():
+        for x, y in self.images.batches(BATCH):
             images = x.clone().requires_grad_()
             value = losses.cross_entropy(self.network(images, surrogate), y).sum()
             (gradient,) = torch.autograd.grad(value, images)
             count += int((gradient.flatten(1) == 0).all(dim=1).sum())
         return count / len(self.images)
-
-    def _batches(self) -> Iterator[Batch]:
-        return self.images.batches(BATCH)
 
     @torch.no_grad()
     def _correct(self, x: Tensor, y: Tensor) -> Tensor:
