@@ -1,4 +1,4 @@
-"""Layer-wise search over multi-bit networks; read top to bottom, this is the architecture."""
+"""Layer-wise search over multi-bit networks."""
 
 import os
 

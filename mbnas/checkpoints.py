@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ NETWORK_FILE = "network.safetensors"
 def network_file(path: Path) -> Path:
     """A folder stands for the network file in it."""
     return path / NETWORK_FILE if path.is_dir() else path
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a network's file."""
+    return hashlib.sha256(network_file(path).read_bytes()).hexdigest()
 
 
 def save_supernet(path: Path, supernet: Supernet, settings: Settings) -> None:

@@ -59,7 +59,7 @@ class Data:
 
 
 def fingerprint(*splits: Images) -> str:
-    """SHA-256 over all labels and 1,024 evenly spaced images of each split."""
+    """SHA-256 over all labels and at least 1,024 evenly spaced images, or all, of each split."""
     digest = hashlib.sha256()
     for split in splits:
         stride = max(1, len(split) // 1024)

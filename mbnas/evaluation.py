@@ -106,7 +106,7 @@ def plain_stages(threat: Threat) -> tuple[Stage, ...]:
 
 def guard_stages(threat: Threat, steps: int) -> tuple[Stage, ...]:
     """What an epoch of training is judged by; it must not share a blind spot with the training."""
-    surrogates = dict.fromkeys((threat.surrogate, Surrogate.POLYNOMIAL))
+    surrogates = (threat.surrogate, another(threat.surrogate))
     return tuple(Stage(cross_entropy, surrogate, steps) for surrogate in surrogates)
 
 

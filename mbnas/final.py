@@ -44,7 +44,7 @@ class FinalScores:
     runs: int
 
 
-def final_scores(network: Network, images: Images, settings: Settings, seed: int) -> FinalScores:
+def final_scores(network: Network, images: Images, settings: Settings) -> FinalScores:
     """Measure a frozen network.
 
     Raises:
@@ -65,7 +65,7 @@ def final_scores(network: Network, images: Images, settings: Settings, seed: int
             last: list[float] = []
             every: list[float] = []
             for run in range(runs):
-                rng, model = generator(seed, "test", run), through(network, surrogate)
+                rng, model = generator(settings.seed, "test", run), through(network, surrogate)
                 masks = at_last_and_every(model, attacked.batches(BATCH), threat, rng, threat.steps)
                 for found, mask in zip((last, every), masks, strict=True):
                     found.append(float(mask.double().mean()))

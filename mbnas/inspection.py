@@ -36,7 +36,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
     """
     network, format_, settings, images = _opened(path, overrides)
     with suited_to(settings.table, settings.retraining):
-        scores = parallel.led(lambda: final_scores(network, images, settings, settings.seed))
+        scores = parallel.led(lambda: final_scores(network, images, settings))
     return {**described(settings, format_), "test": asdict(scores)}
 
 

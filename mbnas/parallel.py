@@ -106,11 +106,15 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def leader_first() -> Iterator[None]:
-    """The leading process goes through the block before the others do."""
-    if count() > 1 and rank() != 0:
+    """Through the block goes the leading process, then one of each machine, then all others."""
+    if count() == 1:
+        yield
+        return
+    turn = 0 if rank() == 0 else 1 if os.environ["LOCAL_RANK"] == "0" else 2
+    for _ in range(turn):
         dist.barrier()
     yield
-    if count() > 1 and rank() == 0:
+    for _ in range(2 - turn):
         dist.barrier()
 
 

@@ -31,7 +31,7 @@ from mbnas.report import WorstCases, ranking, write_pareto
 from mbnas.retraining import Metrics, finished, require_named_networks, retrain
 from mbnas.runs import RunFolder
 from mbnas.sameness import identity, require_same, require_same_networks
-from mbnas.search.executors import Executor
+from mbnas.search.executors import Executor, default_workers
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.rescoring import rescored
@@ -76,7 +76,7 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
     folder = parallel.led(lambda: runs.create(out, settings))
-    with parallel.alone_in(out), suited_to(settings.table, settings.supernet):
+    with parallel.alone_in(out):
         return _all_stages(folder, settings, data, executor)
 
 
@@ -101,7 +101,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
     )
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
-    with parallel.alone_in(path), suited_to(settings.table, settings.supernet):
+    with parallel.alone_in(path):
         return _all_stages(folder, settings, data, executor)
 
 
@@ -122,7 +122,7 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
     fingerprint = data.fingerprint()
-    with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
+    with parallel.alone_in(path):
         assignment = parallel.led(lambda: _find(folder, settings, candidate))
         parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
         supernet = load_supernet(folder.supernet_file)
@@ -181,7 +181,9 @@ def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Exe
     parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
     device = pick_device(settings.device)
     run = _Run(folder, settings, data.to(device), device)
-    supernet = pretrained(folder, settings, run.data, device)
+    with suited_to(settings.table, settings.supernet):
+        supernet = pretrained(folder, settings, run.data, device)
+    torch.cuda.empty_cache()  # workers need what no process here does any more
     trials, front, worst_cases = parallel.led(lambda: _searched(run, supernet, executor))
     retrained: list[Metrics] = []
     for trial in most_useful(front, settings.retraining.candidates):
@@ -198,9 +200,11 @@ def _searched(
     problem = Problem.of(supernet, run.data, run.settings)
     trials = _trials(run, problem, executor)
     front = non_dominated(trials)
-    write_pareto(run.folder, run.settings, trials, front, {}, [])
+    if not run.folder.pareto_file.exists():  # or it may know worst cases and retrained networks
+        write_pareto(run.folder, run.settings, trials, front, {}, [])
     on_device = problem.to(run.device)
-    worst_cases = rescored(on_device, front, run.folder.rescored, executor.workers)
+    threads = min(executor.workers, default_workers("inprocess", run.device))
+    worst_cases = rescored(on_device, front, run.folder.rescored, threads)
     write_pareto(run.folder, run.settings, trials, front, worst_cases, [])
     log.info(ranking(front, worst_cases))
     return trials, front, worst_cases
@@ -247,15 +251,16 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
     if done is not None:
         return done
     start = supernet if run.settings.retraining.start == "supernet" else None
-    return retrain(
-        run.settings,
-        chosen,
-        run.data,
-        target,
-        source=start,
-        device=run.device,
-        teacher=_teacher(run, supernet),
-    )
+    with suited_to(run.settings.table, run.settings.retraining):
+        return retrain(
+            run.settings,
+            chosen,
+            run.data,
+            target,
+            source=start,
+            device=run.device,
+            teacher=_teacher(run, supernet),
+        )
 
 
 def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:

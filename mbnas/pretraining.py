@@ -48,6 +48,7 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
         train=data.train,
         settings=settings,
         recipe=recipe,
+        learned_from={},
         title="supernet",
         seed=seed,
         checkpoint=checkpoint,

@@ -7,7 +7,6 @@ candidates are everywhere: on validation images, batch-norm re-estimated. The be
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from mbnas import data as datasets
 from mbnas import parallel
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
-from mbnas.checkpoints import load_network, network_file, require_images_of
+from mbnas.checkpoints import digest, load_network, require_images_of
 from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
 from mbnas.files import read_json, write_json
@@ -118,8 +117,7 @@ def _inherited(settings: Settings) -> dict[str, Any]:
 
 def _require_same_pruning(path: Path, settings: Settings, family: Pruned, trained: Path) -> None:
     """Check that what was begun in ``path`` is what is asked for; its journal tells only scores."""
-    weights = hashlib.sha256(network_file(trained).read_bytes()).hexdigest()
-    asked = {"format": str(family), "network": weights, **identity(settings)}
+    asked = {"format": str(family), "network": digest(trained), **identity(settings)}
     begun = path / "origin.json"
     if not begun.exists():
         write_json(begun, asked)

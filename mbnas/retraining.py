@@ -10,7 +10,7 @@ import torch
 
 from mbnas import parallel
 from mbnas.bops import bops
-from mbnas.checkpoints import NETWORK_FILE, load_network, require_images_of, save_network
+from mbnas.checkpoints import NETWORK_FILE, digest, load_network, require_images_of, save_network
 from mbnas.data import Data
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores, guard_stages, measure
@@ -23,7 +23,7 @@ from mbnas.objectives import network_objective
 from mbnas.precision import computed_in
 from mbnas.randomness import derive, generator, seeded
 from mbnas.sameness import identity, require_same
-from mbnas.settings import Settings
+from mbnas.settings import RetrainingRecipe, Settings
 from mbnas.training import fit
 
 Metrics = dict[str, Any]
@@ -109,6 +109,7 @@ def retrain(
         train=data.train,
         settings=settings,
         recipe=recipe,
+        learned_from=_named(recipe),
         title=f"training {format_.id}",
         seed=seed,
         checkpoint=checkpoint,
@@ -121,7 +122,7 @@ def retrain(
             **described(settings, format_),
             "start": start,
             "precision": computed_in(recipe, device),
-            "test": asdict(final_scores(freeze(network), data.test, settings, settings.seed)),
+            "test": asdict(final_scores(freeze(network), data.test, settings)),
             "training": [asdict(epoch) for epoch in history],
         }
         write_json(folder / METRICS_FILE, metrics)
@@ -129,6 +130,12 @@ def retrain(
         return metrics
 
     return parallel.led(tested)
+
+
+def _named(recipe: RetrainingRecipe) -> dict[str, str]:
+    """The digests of the networks in folders that a recipe names."""
+    named = {"teacher": recipe.teacher, "start": recipe.start}
+    return {use: digest(path) for use, path in named.items() if isinstance(path, Path)}
 
 
 def _start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ def fit(
     train: Images,
     settings: Settings,
     recipe: Recipe,
+    learned_from: Mapping[str, str],
     title: str,
     seed: int,
     checkpoint: Path,
@@ -62,7 +63,8 @@ def fit(
     exists already, training goes on behind it, bit for bit as if it had never stopped.
 
     Args:
-        settings: say how images are augmented; a checkpoint begun with others is refused.
+        settings: say how images are augmented; a checkpoint begun with others is refused,
+        learned_from: so is one begun with other networks; what they are for, and their digests.
 
     Raises:
         SettingsError: if the loss stops being finite, or the checkpoint was begun otherwise.
@@ -75,6 +77,7 @@ def fit(
         "seed": seed,
         "recipe": recipe.model_dump(mode="json"),
         "settings": identity(settings),
+        "networks": learned_from,
         "images": fingerprint(train),
     }
     history, chosen = _restore(checkpoint, origin, module, optimizer)

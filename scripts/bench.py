@@ -60,7 +60,8 @@ class ExpandedConv2d(torch.nn.Module):
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
         u, alpha = self.weights.u, self.weights.alpha.squeeze(-1)
         v, beta = self.activations.v, self.activations.beta
-        z, W, one = norm(x), self.weight, torch.ones(1)
+        z, W = norm(x), self.weight
+        one = W.new_ones(1)
         standard, identity = of_weight(W), unchanged(z)
         B = [staircase(W, u[m : m + 1], one, weight_surrogate, standard) for m in range(len(u))]
         A = [staircase(z, v[n : n + 1], one, surrogate, identity) for n in range(len(v))]
@@ -131,10 +132,10 @@ def ratio(reference: list[float], case: list[float]) -> tuple[float, float, floa
     return statistics.median(each), min(each), max(each)
 
 
-def peak_memory(run: Callable[[], object]) -> int:
-    """Most bytes of tensors that ``run`` holds at a time."""
+def peak_memory(run: Callable[[], object], device: torch.device) -> int:
+    """Most bytes of tensors that ``run`` holds at a time on the device."""
     run()
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

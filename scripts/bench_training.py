@@ -164,7 +164,7 @@ def main() -> None:
         ]
     for name, (_, context) in variants.items():
         with context():
-            peak = bench.peak_memory(calls[name]["training step"])
+            peak = bench.peak_memory(calls[name]["training step"], x.device)
         measured[name]["peak MiB"] = [peak / 2**20]
 
     shares: dict[str, dict[str, float]] = {}

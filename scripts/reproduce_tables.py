@@ -13,6 +13,7 @@ surrogate of the space. Interrupted, it goes on where it stopped.
 import argparse
 import csv
 import functools
+import math
 import os
 from collections.abc import Callable
 from itertools import product
@@ -118,8 +119,9 @@ def side_by_side(todo: list[Callable[[], Row]], workers: int) -> list[Row]:
 
     cores = max(1, (os.cpu_count() or 1) // workers)
     ray.init(include_dashboard=False, num_cpus=workers * cores, ignore_reinit_error=True)
-    gpus = ray.cluster_resources().get("GPU", 0) / workers
-    run = ray.remote(num_cpus=cores, num_gpus=gpus)(lambda each: each())
+    gpus = ray.cluster_resources().get("GPU", 0)
+    share = gpus // workers if gpus >= workers else 1 / math.ceil(workers / gpus) if gpus else 0
+    run = ray.remote(num_cpus=cores, num_gpus=share)(lambda each: each())
     return [ray.get(each) for each in [run.remote(each) for each in todo]]
 
 

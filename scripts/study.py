@@ -97,6 +97,7 @@ def train_to_the_end(
         train=data.train,
         settings=settings,
         recipe=settings.retraining,
+        learned_from={},
         title=target.stem,
         seed=seed,
         checkpoint=target,

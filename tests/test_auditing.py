@@ -278,6 +278,12 @@ def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
         audited(Saturated(), tmp_path)
 
 
+def test_an_audit_does_not_go_on_with_another_network_for_transfer(tmp_path: Path) -> None:
+    audited(honest(), tmp_path, sources={"twin": honest()})
+    with pytest.raises(DataError, match="unfinished audit of another network, other images"):
+        audited(honest(), tmp_path, sources={"twin": Saturated()})
+
+
 def test_nothing_is_attacked_where_nothing_stands() -> None:
     case = Case(honest(), IMAGES, THREAT, 0)
 

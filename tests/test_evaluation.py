@@ -142,7 +142,7 @@ def test_logits_that_are_not_finite_are_never_right_and_never_reported(value: fl
     images = grey([128] * 4, [0, 1, 0, 1])
     assert measured(broken, images) == Scores(0, 0, None)
     with pytest.raises(SettingsError, match="logits that are not finite"):
-        final_scores(broken, images, reporting(Surrogate.TANH), seed=0)
+        final_scores(broken, images, reporting(Surrogate.TANH))
 
 
 def test_an_image_that_is_wrong_naturally_is_not_robust_even_if_the_attack_mends_it() -> None:
@@ -179,7 +179,8 @@ def test_the_final_iterate_counts_too() -> None:
 def test_no_training_is_judged_by_its_own_surrogate_alone(surrogate: Surrogate) -> None:
     threat = THREAT.model_copy(update={"surrogate": surrogate})
     stages = guard_stages(threat, 3)
-    assert {each.surrogate for each in stages} == {surrogate, Surrogate.POLYNOMIAL}
+    assert surrogate in (through := {each.surrogate for each in stages})
+    assert len(through) == 2
     assert {each.steps for each in stages} == {3}
 
 
@@ -189,7 +190,7 @@ def test_a_network_in_training_mode_is_not_measured() -> None:
     with pytest.raises(SettingsError, match=r"training mode, .* call network\.eval\(\)"):
         measured(model, images)
     with pytest.raises(SettingsError, match="training mode"):
-        final_scores(model, images, reporting(Surrogate.TANH), seed=0)
+        final_scores(model, images, reporting(Surrogate.TANH))
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
@@ -227,8 +228,9 @@ def masked(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
     return torch.stack((margin, -margin), dim=1)
 
 
-def reporting(surrogate: Surrogate) -> Settings:
+def reporting(surrogate: Surrogate, seed: int = 0) -> Settings:
     return tiny(
+        f"seed={seed}",
         "threat.eps=0.25",
         "threat.step=0.05",
         "threat.steps=20",
@@ -241,7 +243,7 @@ def reporting(surrogate: Surrogate) -> Settings:
 @pytest.mark.parametrize("surrogate", [Surrogate.STE, Surrogate.TANH])
 def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
     images = grey([115] * 8 + [255] * 4, [0] * 12)
-    scores = final_scores(masked, images, reporting(surrogate), seed=0)
+    scores = final_scores(masked, images, reporting(surrogate))
     assert (scores.natural, scores.images) == (8 / 12, 12)
     assert (scores.attacked, scores.runs) == (8, 3)
     through_tanh = {"tanh_every": Spread(0, 0), "tanh_last": Spread(0, 0)}
@@ -262,16 +264,16 @@ def test_every_run_and_every_seed_starts_elsewhere(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("mbnas.final.at_last_and_every", attacked)
     for seed in (0, 1):
-        final_scores(masked, grey([115] * 8, [0] * 8), reporting(Surrogate.STE), seed=seed)
+        final_scores(masked, grey([115] * 8, [0] * 8), reporting(Surrogate.STE, seed))
     assert len(starts) == 2 * 3
 
 
 def test_the_report_depends_on_the_seed_only() -> None:
-    model, images, config = network(), images_of_noise(24), reporting(Surrogate.TANH)
+    model, images, config = network(), images_of_noise(24), reporting(Surrogate.TANH, seed=5)
     torch.manual_seed(1)
-    first = final_scores(model, images, config, seed=5)
+    first = final_scores(model, images, config)
     torch.manual_seed(2)
-    assert final_scores(model, images, config, seed=5) == first
+    assert final_scores(model, images, config) == first
 
 
 def test_spread_of_known_values() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def trained(folder: Path) -> Network:
         train=IMAGES,
         settings=SETTINGS,
         recipe=RECIPE,
+        learned_from={},
         title="",
         seed=5,
         checkpoint=folder / "training.pt",
@@ -79,8 +81,21 @@ def part(folder: Path) -> None:
             trained(mine)
 
 
-def started_together(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def queue(folder: Path) -> None:
+    """What each of three processes runs, the last two as if on a second machine."""
+    os.environ["LOCAL_RANK"] = {"0": "0", "1": "0", "2": "1"}[os.environ["RANK"]]
+    with parallel.together(), parallel.leader_first(), (folder / "queue.txt").open("a") as passed:
+        passed.write(f"{parallel.rank()} in\n")
+        passed.flush()
+        time.sleep(0.2)
+        passed.write(f"{parallel.rank()} out\n")
+
+
+def started_together(
+    *command: str, folder: Path, processes: int = 2
+) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher.append(f"--nproc-per-node={processes}")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     return subprocess.run(
         [*launcher, *command],
@@ -204,5 +219,13 @@ def test_machines_that_share_no_folder_are_told_so_when_training_is_to_go_on(
     assert [(tmp_path / str(rank) / "training.pt").exists() for rank in (0, 1)] == [True, False]
 
 
+def test_one_process_of_each_machine_prepares_what_the_others_find(tmp_path: Path) -> None:
+    done = started_together(__file__, str(tmp_path), "queue", folder=tmp_path, processes=3)
+    assert done.returncode == 0, done.stderr
+    passed = (tmp_path / "queue.txt").read_text().splitlines()
+    assert passed == [f"{rank} {way}" for rank in range(3) for way in ("in", "out")]
+
+
 if __name__ == "__main__":
-    {"train": train, "blunder": blunder, "part": part}[sys.argv[2]](Path(sys.argv[1]))
+    todo = {"train": train, "blunder": blunder, "part": part, "queue": queue}
+    todo[sys.argv[2]](Path(sys.argv[1]))

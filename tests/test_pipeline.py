@@ -258,6 +258,17 @@ def test_resuming_a_finished_run_computes_and_changes_nothing(
     assert again.retrained == outcome.retrained
 
 
+def test_a_finished_run_keeps_its_tables_while_it_is_looked_through_again(
+    outcome: Outcome, copied: RunFolder
+) -> None:
+    with (
+        mock.patch("mbnas.pipeline.rescored", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
+    assert contents(copied) == contents(outcome.folder)
+
+
 def test_a_run_does_not_go_on_with_other_settings(copied: RunFolder) -> None:
     other = tiny(f"search.budget={BUDGET}", "threat.eps=0.01")
     with pytest.raises(SettingsError, match=r"other settings \(threat\.eps: 0\.15 -> 0\.01\)"):
@@ -368,6 +379,24 @@ def test_a_network_learns_from_a_teacher_that_knows_the_same_images(tmp_path: Pa
     pupil, _, saved = load_network(tmp_path / "taught")
     assert saved == taught
     assert not same(pupil, load_network(tmp_path / "alone")[0])
+
+
+@pytest.mark.parametrize("role", ["teacher", "start"])
+def test_a_training_does_not_go_on_from_another_network_of_the_same_name(
+    tmp_path: Path, role: str
+) -> None:
+    other, pupil = tmp_path / "float", tmp_path / "pupil"
+    pipeline.train_network(tiny(), "float", other)
+    asked = tiny(f"retraining.{role}={other}")
+    with (
+        mock.patch("mbnas.retraining.final_scores", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        pipeline.train_network(asked, "mbn1x1", pupil)
+    shutil.rmtree(other)
+    pipeline.train_network(tiny("retraining.learning_rate=0.02"), "float", other)
+    with pytest.raises(SettingsError, match=rf"begun with other settings \(networks\.{role}: "):
+        pipeline.train_network(asked, "mbn1x1", pupil)
 
 
 @pytest.mark.parametrize("role", ["teacher", "start"])

@@ -155,7 +155,7 @@ def test_the_folder_holds_the_network_that_was_measured(tmp_path: Path, start: R
     text = (tmp_path / "assignment.txt").read_text()
     assert (format_, settings) == (Format.multibit(MIXED), SETTINGS)
     assert Assignment.parse(text.strip(), SPACE.layers) == MIXED
-    scores = final_scores(freeze(network), DATA.test, SETTINGS, SETTINGS.seed)
+    scores = final_scores(freeze(network), DATA.test, SETTINGS)
     assert metrics["test"] == asdict(scores)
     assert metrics["id"] == MIXED.id
     assert metrics["assignment"] == str(MIXED)

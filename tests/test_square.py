@@ -39,10 +39,10 @@ def test_every_pixel_is_at_the_edge_of_the_ball_or_of_the_box(
 
 def test_the_area_of_the_square_is_halved_when_the_paper_says() -> None:
     """Of 10,000 queries after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 (Sec. 4)."""
-    side = {query: _side(0.8, query / 10_000, 1 << 20) for query in (0, 10, 11, 50, 51, 8001)}
+    side = {query: _side(query / 10_000, 1 << 20) for query in (0, 10, 11, 50, 51, 8001)}
     expected = {0: 1, 10: 1, 11: 2, 50: 2, 51: 4, 8001: 512}
     assert side == {k: round(math.sqrt(0.8 / v * (1 << 20))) for k, v in expected.items()}
-    assert _side(0.8, 0.99, 4) == 1
+    assert _side(0.99, 4) == 1
 
 
 def test_the_first_square_covers_the_share_it_is_told_and_smaller_ones_follow() -> None:
@@ -58,7 +58,7 @@ def test_the_first_square_covers_the_share_it_is_told_and_smaller_ones_follow() 
     stripes, *tried = seen
     sides = [int((each != stripes).any(dim=(1, 3)).sum()) for each in tried]
     assert sides[0] == round(math.sqrt(0.8 * 400)) == 18
-    published = [_side(0.8, query / 101, 400) for query in range(100)]
+    published = [_side(query / 101, 400) for query in range(100)]
     pairs = list(zip(sides, published, strict=True))
     assert all(side in (0, expected) for side, expected in pairs)  # 0: the stripe's own colour
     assert sum(side == 0 for side in sides) < 20

@@ -108,6 +108,7 @@ def run(
         train=IMAGES,
         settings=asked,
         recipe=recipe,
+        learned_from={},
         title="network",
         seed=SEED,
         checkpoint=checkpoint,

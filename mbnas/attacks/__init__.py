@@ -1,8 +1,8 @@
 """Attacks on images in [0, 1] as small pure functions: ``attack(model, x, y, ...) -> x_adv``.
 
 ``model`` maps images (B, C, H, W) to logits (B, classes); which surrogate its gradient takes is
-bound by the caller, e.g. ``lambda x: network(x, Surrogate.STE)``. Images that are broken leave the
-batch, and no attack takes gradients of parameters.
+bound by the caller, e.g. ``lambda x: network(x, Surrogate.STE)``. Of attacks that take
+more than one step, images that are broken leave the batch; none takes gradients of parameters.
 """
 
 from mbnas.attacks.apgd import apgd, apgd_targeted

@@ -11,6 +11,7 @@ from torch import Tensor
 from mbnas.attacks.common import Model, ball, require_images
 from mbnas.losses import margin
 
+_SHARE = 0.8  # of an image that the first square covers; smaller ones follow
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 
 
@@ -23,7 +24,6 @@ def square(
     eps: float,
     queries: int,
     generator: torch.Generator,
-    share: float = 0.8,
 ) -> Tensor:
     """L-infinity Square attack on the margin.
 
@@ -34,7 +34,6 @@ def square(
         x: images (B, C, H, W) in [0, 1]; y: labels (B,).
         eps: radius of the ball, in the scale of the images.
         queries: most times the model sees an image.
-        share: of an image that the first square covers; smaller ones follow.
 
     Returns:
         (B, C, H, W): the best found; misclassified where any query was.
@@ -57,7 +56,7 @@ def square(
         standing = standing[values[standing] <= 0]
         if len(standing) == 0:
             break
-        side = min(_side(share, (query - 1) / queries, height * width), height, width)
+        side = min(_side((query - 1) / queries, height * width), height, width)
         best = adversarial[standing]
         inside = _windows(best, side, generator)
         colour = either(len(standing), channels, 1, 1)
@@ -69,10 +68,10 @@ def square(
     return adversarial
 
 
-def _side(share: float, progress: float, pixels: int) -> int:
+def _side(progress: float, pixels: int) -> int:
     """Of the square in pixels: its area is halved at set fractions of all queries."""
     halvings = bisect_left(_HALVINGS, int(progress * 10_000))
-    return max(1, round(math.sqrt(share / 2**halvings * pixels)))
+    return max(1, round(math.sqrt(_SHARE / 2**halvings * pixels)))
 
 
 def _windows(x: Tensor, side: int, generator: torch.Generator) -> Tensor:

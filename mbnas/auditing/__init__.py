@@ -1,4 +1,4 @@
-"""How robust a network is when everything is tried; read top to bottom, this is the audit."""
+"""How robust a network is when everything is tried."""
 
 from mbnas.auditing.auditor import Audit, audit, withstanding
 from mbnas.auditing.case import Case

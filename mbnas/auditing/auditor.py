@@ -68,15 +68,19 @@ def audit(
         plan = replace(plan, autoattack=False)
     others = dict(sources or {})
     case = Case(network, images, threat, seed)
-    with torch.no_grad():
-        logits = network(images.gather(slice(1))[0], Surrogate.STE).flatten().tolist()
+    first, _ = images.gather(slice(1))
+
+    @torch.no_grad()
+    def print_of(network: Steered) -> list[str]:
+        return [f"{each:.3g}" for each in network(first, Surrogate.STE).flatten().tolist()]
+
     origin = {
         "threat": threat.model_dump(mode="json"),
         "plan": asdict(plan) | {"paper": list(plan.paper)},
         "seed": seed,
-        "sources": sorted(others),
+        "sources": {name: print_of(each) for name, each in sorted(others.items())},
         "images": len(images),
-        "logits of the first": [f"{each:.3g}" for each in logits],
+        "logits of the first": print_of(network),
     }
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))

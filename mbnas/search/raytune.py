@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from typing import Any
@@ -104,8 +105,7 @@ def run(
     gpus = 0.0
     if device.type == "cuda":
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = min(1.0, resources.get("GPU", 1) / workers)
-        torch.cuda.empty_cache()  # workers need what this process no longer does
+        gpus = 1 / math.ceil(workers / resources.get("GPU", 1))  # a worker is on one GPU
     trainable = tune.with_parameters(Scorer, problem=on_cpu, device=device)
     searcher = SessionSearcher(session, problem.space.layers)
     try:

@@ -21,7 +21,7 @@ QUERIES = 100  # of Square
 
 
 def rescored(
-    problem: Problem, front: Sequence[Trial], journal: Journal, workers: int
+    problem: Problem, front: Sequence[Trial], journal: Journal, threads: int
 ) -> dict[str, float]:
     """Fraction of validation images that each member, by id, withstands in the worst case.
 
@@ -31,7 +31,7 @@ def rescored(
     """
     done = {record["id"] for record in journal.read("id", "worst_case")}
     todo = [trial.assignment for trial in front if trial.id not in done]
-    with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(workers) as pool:
+    with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(threads) as pool:
         for record in pool.map(lambda each: _attacked(problem, each), todo):
             journal.append(record)
             advance("")
