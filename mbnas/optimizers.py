@@ -4,7 +4,7 @@ Muon (Jordan et al. 2024) turns the averaged gradient of a matrix into the neare
 by Newton-Schulz iterations in bfloat16, so that a step goes equally far along all its singular
 directions. A convolution's weight is taken as (C_out, C_in k k); all else is Adam's (Kingma & Ba
 2015). Steps are scaled to the root mean square of Adam's (Liu et al. 2025, Eq. 4): both learn at
-the same rate.
+the same rate. Whichever moves them, weights of convolutions decay (Loshchilov & Hutter 2019).
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ class Optimizers:
 
     def __init__(self, module: nn.Module, recipe: Recipe) -> None:
         parameters = list(module.parameters())
-        muon = recipe.optimizer is Optimizer.MUON
-        self._kernels = [each for each in parameters if muon and each.dim() == 4]
-        taken = set(map(id, self._kernels))
+        self._decay = recipe.weight_decay
+        self._kernels = [each for each in parameters if each.dim() == 4]
+        muon = self._kernels if recipe.optimizer is Optimizer.MUON else []
+        taken = set(map(id, muon))
         # A view takes its steps in the memory of the weight itself.
-        self._matrices = [nn.Parameter(each.detach().view(len(each), -1)) for each in self._kernels]
+        self._by_muon = [(each, nn.Parameter(each.detach().view(len(each), -1))) for each in muon]
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.Adam(each for each in parameters if id(each) not in taken)
         ]
-        if self._matrices:
+        if self._by_muon:
+            matrices = [matrix for _, matrix in self._by_muon]
             self._all.append(
-                torch.optim.Muon(self._matrices, weight_decay=0, adjust_lr_fn="match_rms_adamw")
+                torch.optim.Muon(matrices, weight_decay=0, adjust_lr_fn="match_rms_adamw")
             )
 
     def zero_grad(self) -> None:
@@ -44,7 +46,10 @@ class Optimizers:
 
     def step(self, learning_rate: float) -> None:
         """Move all parameters that have a gradient."""
-        for kernel, matrix in zip(self._kernels, self._matrices, strict=True):
+        for kernel in self._kernels:
+            if self._decay and kernel.grad is not None:
+                kernel.detach().mul_(1 - learning_rate * self._decay)
+        for kernel, matrix in self._by_muon:
             matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
         for optimizer in self._all:
             for group in optimizer.param_groups:

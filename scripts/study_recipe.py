@@ -13,7 +13,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -97,18 +97,6 @@ def with_weight_decay() -> AbstractContextManager[object]:
     return mock.patch("torch.optim.Adam", partial(torch.optim.Adam, weight_decay=1e-5))
 
 
-@contextmanager
-def with_decay_by_muon(decay: float) -> Iterator[None]:
-    """Of the weights of convolutions, decoupled: in each step by learning rate times ``decay``."""
-    muon = torch.optim.Muon
-
-    def decaying(matrices: object, weight_decay: float, **more: object) -> torch.optim.Muon:
-        return muon(matrices, weight_decay=decay, **more)
-
-    with mock.patch("torch.optim.Muon", decaying):
-        yield
-
-
 def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
     return mock.patch("mbnas.layers.of_weight", unchanged)
 
@@ -182,15 +170,13 @@ VARIANTS = {
     },
     **{
         f"Muon 0.02, weight decay {decay:g}": Variant(
-            {"optimizer": Optimizer.MUON, "learning_rate": 2e-2},
-            altered=partial(with_decay_by_muon, decay),
+            {"optimizer": Optimizer.MUON, "learning_rate": 2e-2, "weight_decay": decay}
         )
         for decay in (1e-2, 1e-1)
     },
     **{
-        f"PReLU, tanh, averaged shortcuts, Muon 0.02, weight decay {decay:g}": replace(
-            improved(optimizer=Optimizer.MUON, learning_rate=2e-2),
-            altered=partial(with_decay_by_muon, decay),
+        f"PReLU, tanh, averaged shortcuts, Muon 0.02, weight decay {decay:g}": improved(
+            optimizer=Optimizer.MUON, learning_rate=2e-2, weight_decay=decay
         )
         for decay in (1e-2, 1e-1)
     },

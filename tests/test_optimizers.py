@@ -69,6 +69,19 @@ def test_convolutions_go_the_way_of_muon_and_all_else_that_of_adam() -> None:
     torch.testing.assert_close(state(module), state(expected), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_weights_of_convolutions_decay_and_nothing_else(optimizer: Optimizer) -> None:
+    """By Adam as torch's AdamW does it."""
+    one, other = (pulled(network(), 0) for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    before = state(one)
+    Optimizers(one, Recipe(epochs=1, optimizer=optimizer)).step(RATE)
+    Optimizers(other, Recipe(epochs=1, optimizer=optimizer, weight_decay=3)).step(RATE)
+    for was, plain, decayed in zip(before, state(one), state(other), strict=True):
+        taken = RATE * 3 * was if was.dim() == 4 else torch.zeros_like(was)
+        torch.testing.assert_close(plain - decayed, taken, rtol=0, atol=1e-6)
+
+
 @given(seed=st.integers(0, 99), shape=st.sampled_from([(8, 4), (4, 4), (2, 16), (32, 2)]))
 def test_a_step_of_muon_goes_about_equally_far_along_all_directions(
     seed: int, shape: tuple[int, int]
