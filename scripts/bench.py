@@ -90,11 +90,14 @@ def compiled() -> AbstractContextManager[Any]:
 
 
 def run(main: Callable[[], object]) -> None:
-    """The whole of a script; a user's mistake ends it with one line instead of a traceback."""
+    """The whole of a script; a user's mistake or Ctrl-C ends it with one line, not a traceback."""
     try:
         main()
     except MbnasError as mistake:
         sys.exit(str(mistake))
+    except KeyboardInterrupt:
+        print("interrupted; what is finished in --work is not done again", file=sys.stderr)
+        sys.exit(130)
 
 
 def images_in(data: Path | None) -> list[str]:

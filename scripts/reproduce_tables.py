@@ -122,7 +122,11 @@ def side_by_side(todo: list[Callable[[], Row]], workers: int) -> list[Row]:
     gpus = ray.cluster_resources().get("GPU", 0)
     share = gpus // workers if gpus >= workers else 1 / math.ceil(workers / gpus) if gpus else 0
     run = ray.remote(num_cpus=cores, num_gpus=share)(lambda each: each())
-    return [ray.get(each) for each in [run.remote(each) for each in todo]]
+    begun = [run.remote(each) for each in todo]
+    try:
+        return [ray.get(each) for each in begun]
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
 
 
 def show(rows: list[Row], title: str) -> None:
