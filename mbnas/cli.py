@@ -31,7 +31,7 @@ from mbnas.search.executors import Executor, default_workers
 from mbnas.settings import Effort, Settings, Training
 
 UNWRITABLE = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT),  # of --out
 }
 
@@ -287,7 +287,7 @@ def train(
         _print_json(metrics)
         return
     _print(report.retrained_table([metrics], settings.space.layers))
-    _say(f"next: mbnas audit {folder}")
+    _say(f"next: mbnas audit {shlex.quote(str(folder))}")
 
 
 @app.command(short_help="Measure a network on test images.")
@@ -306,7 +306,7 @@ def evaluate(
         _print_json(metrics)
     else:
         _print(report.attack_table(metrics))
-        _say(f"next: mbnas audit {checkpoint}")
+        _say(f"next: mbnas audit {shlex.quote(str(checkpoint))}")
 
 
 @app.command(short_help="Try everything to break a network.")

@@ -151,12 +151,24 @@ def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:
     """
     best = _best(history, recipe)
     least = _worth(best, recipe) - _standard_error(best, recipe, images)
-    return [epoch for epoch in history if _worth(epoch, recipe) >= least][-1]
+    return [epoch for epoch in _standing(history, recipe) if _worth(epoch, recipe) >= least][-1]
 
 
 def _best(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
     """The later one of equals."""
-    return max(history, key=lambda each: (_worth(each, recipe), each.number))
+    standing = _standing(history, recipe)
+    return max(standing, key=lambda each: (_worth(each, recipe), each.number))
+
+
+def _standing(history: Sequence[Epoch], recipe: Recipe) -> Sequence[Epoch]:
+    """Those with half of the highest robust accuracy at least, where that is trained for.
+
+    While it collapses, natural accuracy may rise, and with it what an epoch seems to be worth.
+    """
+    if recipe.training is Training.NATURAL:
+        return history
+    highest = max(epoch.robust for epoch in history)
+    return [epoch for epoch in history if epoch.robust >= highest / 2]
 
 
 def _worth(epoch: Epoch, recipe: Recipe) -> float:
@@ -176,14 +188,14 @@ def worth(natural: float, robust: float, training: Training) -> float:
 
 
 def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:
-    """Whether two epochs in a row have less than half the robust accuracy of the best one.
+    """Whether two epochs in a row have less than half of the highest robust accuracy.
 
     Catastrophic overfitting to single-step perturbations (Wong et al. 2020, Sec. 5.4).
     """
-    if recipe.training is Training.NATURAL or len(history) < 2:
+    if len(history) < 2:
         return False
-    best = _best(history, recipe)
-    return all(epoch.robust < best.robust / 2 for epoch in history[-2:])
+    standing = _standing(history, recipe)
+    return all(epoch not in standing for epoch in history[-2:])
 
 
 def _tell_kept(title: str, history: Sequence[Epoch], recipe: Recipe, guarded: int) -> None:

@@ -39,7 +39,7 @@ from mbnas.objectives import (
 )
 from mbnas.randomness import generator
 from mbnas.settings import Optimizer, Recipe, Settings, Training
-from mbnas.training import Epoch, fit, triangular
+from mbnas.training import Epoch, fit, kept, triangular
 
 # The schedule
 
@@ -257,6 +257,16 @@ def test_a_collapse_ends_training_and_the_log_tells_which_epoch_is_kept(
     told = [line.partition(":")[0].partition(";")[0] for line in caplog.messages]
     remarks = [f"network {each}" for each in said]
     assert told == [*named, *remarks, *remarks]
+
+
+def test_no_collapsed_epoch_is_kept_however_natural_accuracy_rises(tmp_path: Path) -> None:
+    """By the sum of both accuracies the last epochs are as good as the first, or better."""
+    scores = [(0.40, 0.10), (0.48, 0.04), (0.58, 0.01), (0.60, 0.00)]
+    recipe = FASTAT.model_copy(update={"epochs": 4})
+    module = network()
+    history = run(module, Script(natural(module), scores), tmp_path / "file", recipe)
+    assert len(history) == 3
+    assert kept(history, recipe, 256) is history[0]
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
