@@ -8,6 +8,7 @@ correctly there, and in the dotted lines if it was at every iterate up to there.
 """
 
 import argparse
+from dataclasses import astuple
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ import torch
 
 from mbnas import Surrogate, freeze, load_network
 from mbnas import data as datasets
+from mbnas.checkpoints import require_images_of
 from mbnas.devices import pick_device
-from mbnas.evaluation import correct_at_each_iterate
+from mbnas.errors import SettingsError
+from mbnas.evaluation import Spread, correct_at_each_iterate
 from mbnas.files import write_text
 from mbnas.progress import bar
 from mbnas.randomness import generator
@@ -35,6 +38,9 @@ def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
     network, _, settings = load_network(path)
     root = arguments.data or settings.data.root
     data = datasets.load(settings.data.model_copy(update={"root": root}), settings.seed)
+    require_images_of(path, data.test)
+    if not 1 <= arguments.images <= len(data.test):
+        raise SettingsError(f"--images {arguments.images}: there are 1 to {len(data.test)}")
     device = pick_device(settings.device)
     x, y = data.test.to(device).gather(slice(arguments.images))
     frozen = freeze(network.to(device))
@@ -91,7 +97,7 @@ def milestones(table: pd.DataFrame) -> list[Milestone]:
         {
             "step": step,
             "iterate": iterate,
-            **{each: [of[each].mean(), of[each].std()] for each in ("last", "every")},
+            **{each: list(astuple(Spread.over(of[each].tolist()))) for each in ("last", "every")},
         }
         for (step, iterate), of in reached
     ]
@@ -110,6 +116,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    if arguments.runs < 1:
+        parser.error(f"--runs {arguments.runs}: give 1 or more")
     torch.set_num_threads(arguments.threads)
     folders = [path if path.is_dir() else path.parent for path in arguments.networks]
     names = [folder.resolve().name for folder in folders]
