@@ -453,7 +453,7 @@ def test_brackets_in_a_name_are_no_markup(
     monkeypatch.chdir(tmp_path)
     short = ("--set", "retraining.training=natural", "--out", "a[/old]")
     assert call("train", *SPACE, *OVERRIDES, *short, "--format", "float") == 0
-    assert "next: mbnas audit a[/old]\n" in capsys.readouterr().err
+    assert "next: mbnas audit 'a[/old]'\n" in capsys.readouterr().err
 
 
 def test_a_long_format_makes_no_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
