@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shlex
@@ -25,15 +24,11 @@ from mbnas.bops import bops, itemise
 from mbnas.checkpoints import network_file
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
+from mbnas.files import UNWRITABLE
 from mbnas.formats import Format
 from mbnas.progress import CONSOLE, show_messages
 from mbnas.search.executors import Executor, default_workers
 from mbnas.settings import Effort, Settings, Training
-
-UNWRITABLE = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT),  # of --out
-}
 
 app = typer.Typer(
     add_completion=False,
@@ -226,7 +221,7 @@ def retrain(
         _print_json(metrics)
         return
     _print(report.retrained_table([metrics], settings.space.layers))
-    _say(f"next: mbnas audit {run}/candidates/{candidate}")
+    _say(f"next: mbnas audit {shlex.quote(f'{run}/candidates/{candidate}')}")
 
 
 @app.command(short_help="Train one network of any number format.")
@@ -389,15 +384,17 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
 
 def _say_next(folder: Path, outcome: pipeline.Outcome) -> None:
     cheapest, costliest = outcome.front[0], outcome.front[-1]
+    run, settings = shlex.quote(str(folder)), shlex.quote(f"{folder}/settings.yaml")
     if outcome.retrained:
-        first = f"mbnas audit {folder}/candidates/{outcome.retrained[0]['id']}"
+        network = shlex.quote(f"{folder}/candidates/{outcome.retrained[0]['id']}")
+        first = f"mbnas audit {network}"
     else:
-        first = f"mbnas retrain {folder} --candidate {costliest.id}"
+        first = f"mbnas retrain {run} --candidate {costliest.id}"
     lines = (
         f"everything is in {folder}, the picture in {folder}/pareto.html",
         "next:",
         f"  {first}",
-        f"  mbnas retrain {folder} --candidate {cheapest.id}",
-        f"  mbnas profile --space {folder}/settings.yaml --assignment {costliest.assignment}",
+        f"  mbnas retrain {run} --candidate {cheapest.id}",
+        f"  mbnas profile --space {settings} --assignment {costliest.assignment}",
     )
     _say("\n".join(lines))

@@ -6,7 +6,7 @@ As text a format is one of
     pact2x4     fixed point, 2-bit weights and 4-bit activations; pact4 means pact4x4
     xnor        XNOR-Net, one bit each
     mbn3x1      multi-bit, 3 weight bases and 1 activation base; mbn3x1,1x1,... layer by layer
-    wprune4     full precision, 4 of 8 weights kept, the largest; wprune4x8,6x8,... layer by layer
+    wprune4     full precision, 4 of 8 weights kept, the largest; wprune4,6,... layer by layer
     cprune4     likewise, 4 of 8 input channels kept
 """
 
@@ -64,8 +64,9 @@ class Format:
                 "activations), xnor, mbnMxN or mbnMxN,MxN,... layer by layer, wpruneK and cpruneK "
                 "(K of 8 weights or channels kept)"
             )
-        if re.fullmatch("[0-9]+", widths) and family != Family.MBN:
-            widths = f"{widths}x{widths if family == Family.PACT else 8}"
+        if family != Family.MBN:  # whose M alone says nothing of its N
+            second = r"\1" if family == Family.PACT else "8"
+            widths = re.sub(r"(?<![0-9x*])([0-9]+)(?![0-9x])", rf"\1x{second}", widths)
         try:
             found = cls(Family(family), Assignment.parse(widths, layers))
         except SettingsError as mistake:

@@ -46,9 +46,10 @@ class Optimizers:
 
     def step(self, learning_rate: float) -> None:
         """Move all parameters that have a gradient."""
-        for kernel in self._kernels:
-            if self._decay and kernel.grad is not None:
-                kernel.detach().mul_(1 - learning_rate * self._decay)
+        if self._decay:
+            for kernel in self._kernels:
+                if kernel.grad is not None:
+                    kernel.detach().mul_(1 - learning_rate * self._decay)
         for kernel, matrix in self._by_muon:
             matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
         for optimizer in self._all:

@@ -25,7 +25,7 @@ from mbnas.optimizers import Optimizers
 from mbnas.progress import bar, log
 from mbnas.randomness import generator
 from mbnas.sameness import identity, require_same
-from mbnas.settings import Recipe, Settings, Training
+from mbnas.settings import Recipe, Settings, Surrogate, Training
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def fit(
                 _save(checkpoint, origin, module, optimizer, chosen, history)
     module.load_state_dict(chosen)
     module.eval()
-    _tell_kept(title, history, recipe, guarded)
+    _tell_kept(title, history, recipe, settings.threat.surrogate, guarded)
     return history
 
 
@@ -198,16 +198,24 @@ def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:
     return all(epoch not in standing for epoch in history[-2:])
 
 
-def _tell_kept(title: str, history: Sequence[Epoch], recipe: Recipe, guarded: int) -> None:
+def _tell_kept(
+    title: str, history: Sequence[Epoch], recipe: Recipe, attack: Surrogate, guarded: int
+) -> None:
     chosen, last = kept(history, recipe, guarded), history[-1]
     if _collapsed(history, recipe):
         log.warning(
-            "%s collapsed under attack and was stopped after epoch %d of %d; "
-            "threat.surrogate polynomial, training n-fgsm or a lower learning_rate may help",
-            *(title, last.number, recipe.epochs),
+            "%s collapsed under attack and was stopped after epoch %d of %d; %s may help",
+            *(title, last.number, recipe.epochs, " or ".join(_remedies(recipe, attack))),
         )
     if chosen is not last:
         log.info("%s keeps %s", title, chosen)
+
+
+def _remedies(recipe: Recipe, attack: Surrogate) -> list[str]:
+    """What a training that collapsed did not yet try."""
+    smoother = ["threat.surrogate polynomial"] if attack is not Surrogate.POLYNOMIAL else []
+    noisier = ["training n-fgsm"] if recipe.training is not Training.N_FGSM else []
+    return [*smoother, *noisier, "a lower learning_rate"]
 
 
 State = dict[str, Tensor]

@@ -1,5 +1,6 @@
 """What the scripts share: mistakes, paired timing, memory, peers, and where results are kept."""
 
+import argparse
 import json
 import shlex
 import statistics
@@ -24,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mbnas.environment import environment
 from mbnas.errors import MbnasError
-from mbnas.files import read_json
+from mbnas.files import UNWRITABLE, read_json
 from mbnas.inspection import audit_file, audit_of
 from mbnas.layers import QuantizedConv2d
 from mbnas.networks import Network
@@ -95,9 +96,20 @@ def run(main: Callable[[], object]) -> None:
         main()
     except MbnasError as mistake:
         sys.exit(str(mistake))
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        sys.exit(f"cannot write {error.filename}: {error.strerror}; name another folder")
     except KeyboardInterrupt:
-        print("interrupted; what is finished in --work is not done again", file=sys.stderr)
+        print("interrupted; what is finished in a --work folder is kept there", file=sys.stderr)
         sys.exit(130)
+
+
+def positive(text: str) -> int:
+    """A count, for ``argparse``."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def images_in(data: Path | None) -> list[str]:

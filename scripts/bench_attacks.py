@@ -152,11 +152,11 @@ def audit_seconds(network: Network, data: Data, settings: Settings) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--train-images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--train-images", type=bench.positive, default=10_000)
+    parser.add_argument("--epochs", type=bench.positive, default=6)
+    parser.add_argument("--images", type=bench.positive, default=256)
+    parser.add_argument("--rounds", type=bench.positive, default=7)
+    parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     changes = [

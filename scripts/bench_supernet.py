@@ -38,9 +38,9 @@ def step(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", type=Path, default=Path("search_spaces/resnet20.yaml"))
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=bench.positive, default=128)
+    parser.add_argument("--rounds", type=bench.positive, default=7)
+    parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     parser.add_argument("--drawn", type=int, default=3, help="random assignments")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()

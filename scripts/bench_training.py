@@ -99,9 +99,9 @@ def options() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", choices=sorted(IMAGES), default="resnet20")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=bench.positive, default=128)
+    parser.add_argument("--rounds", type=bench.positive, default=7)
+    parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     parser.add_argument("--bases", nargs="+", default=["1x1", "3x1", "1x3", "3x3", "5x5", "7x7"])
     parser.add_argument(
         "--expanded", nargs="*", default=["3x1", "1x3", "3x3"], help="also in expanded form"

@@ -77,8 +77,9 @@ def error(layer: QuantizedConv2d, along: str, h: float, surrogate: Surrogate, tr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path())
-    parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--trials", type=bench.positive, default=64)
     parser.add_argument("--h", type=float, nargs="+", default=[0.1, 0.5], help="of the deviation")
+    parser.add_argument("--name", default="layer", help="of the result")
     arguments = parser.parse_args()
     rows = []
     for name, k, seed in product(SERIES, range(1, 9), range(3)):
@@ -119,7 +120,11 @@ def main() -> None:
     for each in summary:
         print(*each.values())
     print(f"{target}.csv and .html")
-    print(bench.keep("gap-layer", {"trials": arguments.trials, "seeds": 3, "error": summary}))
+    print(
+        bench.keep(
+            f"gap-{arguments.name}", {"trials": arguments.trials, "seeds": 3, "error": summary}
+        )
+    )
 
 
 if __name__ == "__main__":

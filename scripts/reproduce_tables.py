@@ -13,7 +13,6 @@ surrogate of the space. Interrupted, it goes on where it stopped.
 import argparse
 import csv
 import functools
-import math
 import os
 from collections.abc import Callable
 from itertools import product
@@ -23,6 +22,7 @@ from typing import Any
 import bench
 
 import mbnas
+from mbnas.errors import SettingsError
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family, Format
 from mbnas.pruning import prune_network
@@ -39,16 +39,21 @@ Row = dict[str, Any]
 
 def settings_of(row: Row, arguments: argparse.Namespace) -> mbnas.Settings:
     """What a row is trained and measured by."""
-    changes = (
+    own = (
         f"backbone.name={arguments.model}",
         f"data.name={arguments.dataset}",
         *bench.images_in(arguments.data),
         f"seed={row['seed']}",
         f"retraining.training={row['training']}",
-        *THREATS[row["training"]],
-        *arguments.set,
     )
-    return mbnas.load(arguments.space, changes)
+    threat = THREATS[row["training"]]
+    settings = mbnas.load(arguments.space, (*own, *threat, *arguments.set))
+    if mbnas.load(arguments.space, (*own, *threat, *arguments.set, *own)) != settings:
+        raise SettingsError(
+            f"--set contradicts {', '.join(own)}; say that by --model, --dataset, --data, --seeds "
+            "and --trainings"
+        )
+    return settings
 
 
 def folder_of(row: Row, format_: str, arguments: argparse.Namespace) -> Path:
@@ -91,6 +96,18 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
     }
 
 
+def canonical(format_: str, arguments: argparse.Namespace) -> str:
+    """The one way to write a format, by which the paper's rows are found.
+
+    Raises:
+        SettingsError: if there is no such format.
+    """
+    if format_ in PRUNED.values():
+        return format_
+    changes = (f"backbone.name={arguments.model}", f"data.name={arguments.dataset}")
+    return str(Format.parse(format_, mbnas.load(arguments.space, changes).space.layers))
+
+
 def wanted(arguments: argparse.Namespace) -> list[Row]:
     """The rows that were asked for, each with what the paper says of it, if anything."""
     with PAPER.open() as file:
@@ -102,7 +119,8 @@ def wanted(arguments: argparse.Namespace) -> list[Row]:
             if (row["model"], row["dataset"]) == (arguments.of, arguments.dataset)
         }
     nothing = dict.fromkeys(PUBLISHED, "")
-    asked = product(arguments.trainings, arguments.formats) if arguments.formats else published
+    formats = [canonical(each, arguments) for each in arguments.formats or ()]
+    asked = product(arguments.trainings, formats) if formats else published
     return [
         {"training": training, "format": format_, "seed": seed, "paper": paper}
         for (training, format_), seed in product(asked, arguments.seeds)
@@ -115,13 +133,15 @@ def side_by_side(todo: list[Callable[[], Row]], workers: int) -> list[Row]:
     """All results, in order."""
     if workers == 1:
         return [each() for each in todo]
+    # The first mistake ends it; those of others would come as tracebacks.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     import ray  # noqa: PLC0415 (heavy, and not needed for one at a time)
+
+    from mbnas.search.raytune import gpu_share  # noqa: PLC0415 (likewise)
 
     cores = max(1, (os.cpu_count() or 1) // workers)
     ray.init(include_dashboard=False, num_cpus=workers * cores, ignore_reinit_error=True)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    share = gpus // workers if gpus >= workers else 1 / math.ceil(workers / gpus) if gpus else 0
-    run = ray.remote(num_cpus=cores, num_gpus=share)(lambda each: each())
+    run = ray.remote(num_cpus=cores, num_gpus=gpu_share(workers))(lambda each: each())
     begun = [run.remote(each) for each in todo]
     try:
         return [ray.get(each) for each in begun]
@@ -189,7 +209,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name", help="of the result")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=bench.positive, default=1)
     arguments = parser.parse_args()
     arguments.of = arguments.of or arguments.model
     arguments.space = arguments.space or f"search_spaces/{arguments.model}.yaml"
@@ -199,8 +219,7 @@ def main() -> None:
             f"the paper has no such rows; {PAPER} lists its own, --formats asks for others"
         )
     for row in rows:  # mistakes come to light before anything is trained
-        if row["format"] not in PRUNED.values():
-            Format.parse(row["format"], settings_of(row, arguments).space.layers)
+        settings_of(row, arguments)
     found = all_measured(rows, arguments)
     show(found, f"{arguments.model}, in brackets the paper's {arguments.of}; then the seed")
     print(bench.keep(f"paper-{arguments.name or arguments.model}", found))

@@ -31,11 +31,11 @@ def parser(description: str | None, *, epochs: int) -> argparse.ArgumentParser:
     made.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
     made.add_argument("--work", type=Path, required=True, help="where what is finished is kept")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--image-size", type=int, default=16)
-    made.add_argument("--train-images", type=int, default=10_000)
-    made.add_argument("--epochs", type=int, default=epochs)
+    made.add_argument("--image-size", type=bench.positive, default=16)
+    made.add_argument("--train-images", type=bench.positive, default=10_000)
+    made.add_argument("--epochs", type=bench.positive, default=epochs)
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     return made
 
 

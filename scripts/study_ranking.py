@@ -123,7 +123,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("run", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--data", type=Path, help="where the run's images are, if elsewhere now")
-    parser.add_argument("--count", type=int, default=24, help="assignments")
+    parser.add_argument("--count", type=bench.positive, default=24, help="assignments")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name", help="of the result (default: the run's space)")

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")
     parser.add_argument("--rules", type=Rule, nargs="+", default=list(Rule))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--trained", type=int, default=4, help="sub-networks per step")
+    parser.add_argument("--trained", type=bench.positive, default=4, help="sub-networks per step")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     name = mbnas.load(arguments.space).name

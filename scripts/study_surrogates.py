@@ -109,8 +109,10 @@ def main() -> None:
         "--trainings", nargs="+", default=TRAININGS, choices=["natural", *Surrogate]
     )
     parser.add_argument("--name", default="surrogates", help="of the result")
-    parser.add_argument("--images", type=int, default=500, help="test images under attack")
-    parser.add_argument("--queries", type=int, default=1000, help="of Square")
+    parser.add_argument(
+        "--images", type=bench.positive, default=500, help="test images under attack"
+    )
+    parser.add_argument("--queries", type=bench.positive, default=1000, help="of Square")
     arguments = parser.parse_args()
     settings, options = study.begun(
         arguments,

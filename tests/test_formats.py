@@ -61,8 +61,13 @@ def test_widths_out_of_range_are_refused_with_the_range(text: str) -> None:
         Format.parse(text, 3)
 
 
+def test_one_number_of_fixed_point_stands_for_both() -> None:
+    assert Format.parse("pact4,2x4,8*2", 4) == Format.parse("pact4x4,2x4,8x8,8x8", 4)
+
+
 def test_activations_of_pruned_layers_have_8_bits() -> None:
     assert str(Format.parse("wprune4", 2)) == "wprune4x8"
+    assert Format.parse("cprune4, 6*2 8", 4) == Format.parse("cprune4x8,6x8,6x8,8x8", 4)
     with pytest.raises(SettingsError, match="have 8 bits"):
         Format.parse("cprune4x4", 2)
 

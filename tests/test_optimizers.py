@@ -71,7 +71,6 @@ def test_convolutions_go_the_way_of_muon_and_all_else_that_of_adam() -> None:
 
 @pytest.mark.parametrize("optimizer", Optimizer)
 def test_weights_of_convolutions_decay_and_nothing_else(optimizer: Optimizer) -> None:
-    """By Adam as torch's AdamW does it."""
     one, other = (pulled(network(), 0) for _ in range(2))
     other.load_state_dict(one.state_dict())
     before = state(one)

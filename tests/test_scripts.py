@@ -62,10 +62,12 @@ def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
 
 @pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
 def test_rows_stand_beside_what_the_paper_says_of_them(script: ModuleType) -> None:
-    asked = Namespace(of="resnet20", dataset="cifar10", trainings=["natural"], seeds=[0, 1])
-    rows = script.wanted(Namespace(formats=["mbn3x1", "wprune", "mbn7x7"], **vars(asked)))
+    space = Namespace(model="resnet20", dataset="cifar10", space="search_spaces/resnet20.yaml")
+    asked = Namespace(of="resnet20", trainings=["natural"], seeds=[0, 1], **vars(space))
+    rows = script.wanted(Namespace(formats=["mbn3x1", "pact4", "wprune", "mbn7x7"], **vars(asked)))
     assert [(each["format"], each["seed"], each["paper"]["top1"]) for each in rows] == [
         *(("mbn3x1", seed, "87.19") for seed in (0, 1)),
+        *(("pact4x4", seed, "92.21") for seed in (0, 1)),
         *(("wprune", seed, "88.71") for seed in (0, 1)),
         *(("mbn7x7", seed, "") for seed in (0, 1)),  # the paper has none
     ]
@@ -109,6 +111,47 @@ def test_a_mistake_in_the_last_row_is_told_before_the_first_is_trained(
     with pytest.raises(SystemExit, match=r"'mbn9x9'.* from 1 to 8"):
         script.bench.run(script.main)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["retraining.training=natural", "seed=1", "backbone={}"])
+@pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
+def test_no_change_contradicts_the_label_of_a_row(
+    script: ModuleType, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--data", str(tmp_path), "--work", str(tmp_path), "--formats", "float"]
+    changed = change.format("{name: resnet32}")
+    monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *options, "--set", changed])
+    with pytest.raises(SystemExit, match=r"--set contradicts .* by --model, .*--trainings"):
+        script.bench.run(script.main)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+@pytest.mark.parametrize("script", ["reproduce_tables", "gradient_gap"], indirect=True)
+def test_counts_begin_with_1(
+    script: ModuleType,
+    count: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = {"reproduce_tables": ["--work", ".", "--workers"], "gradient_gap": ["--trials"]}
+    monkeypatch.setattr(sys, "argv", ["script", *options[script.__name__], count])
+    with pytest.raises(SystemExit):
+        script.bench.run(script.main)
+    assert f"{count!r} is not a whole number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
+def test_a_file_in_the_place_of_a_folder_is_named(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "file"
+    work.touch()
+    options = ["--work", str(work), "--formats", "float", "--trainings", "natural"]
+    options += ["--space", "search_spaces/digits.yaml", "--model", "resnet8", "--dataset", "digits"]
+    monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *options])
+    with pytest.raises(SystemExit, match=rf"cannot write {re.escape(str(work))}.*another folder"):
+        script.bench.run(script.main)
 
 
 @pytest.mark.parametrize(

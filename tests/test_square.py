@@ -45,7 +45,7 @@ def test_the_area_of_the_square_is_halved_when_the_paper_says() -> None:
     assert _side(0.99, 4) == 1
 
 
-def test_the_first_square_covers_the_share_it_is_told_and_smaller_ones_follow() -> None:
+def test_the_first_square_covers_most_and_smaller_ones_follow() -> None:
     """On a model that finds all alike, each query differs from the stripes in one square."""
     seen: list[Tensor] = []
 

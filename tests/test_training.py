@@ -259,6 +259,30 @@ def test_a_collapse_ends_training_and_the_log_tells_which_epoch_is_kept(
     assert told == [*named, *remarks, *remarks]
 
 
+@pytest.mark.parametrize(
+    ("surrogate", "training", "advice"),
+    [
+        ("ste", Training.FASTAT, "threat.surrogate polynomial or training n-fgsm or a lower"),
+        ("polynomial", Training.FASTAT, "6; training n-fgsm or a lower"),
+        ("polynomial", Training.N_FGSM, "6; a lower"),
+    ],
+)
+def test_after_a_collapse_nothing_is_advised_that_is_in_use(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    surrogate: str,
+    training: Training,
+    advice: str,
+) -> None:
+    recipe = FASTAT.model_copy(update={"epochs": 6, "training": training})
+    module = network()
+    script = Script(natural(module), [(0.5, robust) for robust in (0.4, 0.1, 0.1)])
+    asked = tiny(*CHANGES, f"threat.surrogate={surrogate}")
+    run(module, script, tmp_path / "file", recipe, asked)
+    (told,) = [each for each in caplog.messages if "collapsed" in each]
+    assert f"{advice} learning_rate may help" in told
+
+
 def test_no_collapsed_epoch_is_kept_however_natural_accuracy_rises(tmp_path: Path) -> None:
     """By the sum of both accuracies the last epochs are as good as the first, or better."""
     scores = [(0.40, 0.10), (0.48, 0.04), (0.58, 0.01), (0.60, 0.00)]

@@ -102,10 +102,7 @@ def run(
     ours = not ray.is_initialized()
     if ours:
         _connect(address, workers)
-    gpus = 0.0
-    if device.type == "cuda":
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = 1 / math.ceil(workers / resources.get("GPU", 1))  # a worker is on one GPU
+    gpus = gpu_share(workers) if device.type == "cuda" else 0.0
     trainable = tune.with_parameters(Scorer, problem=on_cpu, device=device)
     searcher = SessionSearcher(session, problem.space.layers)
     try:
@@ -129,6 +126,16 @@ def run(
             ray.shutdown()
     if searcher.failed:
         raise RuntimeError(f"a Ray worker failed: {results.errors}")
+
+
+def gpu_share(workers: int) -> float:
+    """How much of a GPU each of so many workers has in the connected cluster; 0 without GPUs.
+
+    A worker is on one GPU, however many there are.
+    """
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = resources.get("GPU", 0)
+    return 1 / math.ceil(workers / gpus) if gpus else 0.0
 
 
 def _connect(address: str | None, workers: int) -> None:
