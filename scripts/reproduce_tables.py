@@ -80,6 +80,8 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         **row,
         "bops": metrics["bops"],
         "natural": metrics["test"]["natural"],
+        "loss": metrics["test"]["loss"],
+        "training loss": metrics["training"][-1]["loss"],
         "images": metrics["test"]["images"],
         "attacked": metrics["test"]["attacked"],
         "runs": metrics["test"]["runs"],

@@ -97,6 +97,7 @@ def test_a_table_is_made_once_and_goes_on_where_it_stopped(
     for each in found:
         assert each["pgd20 every"]["mean"] <= each["pgd20 last"]["mean"]
         assert each["worst case"]["accuracy"] <= each["audited pgd20 last"]
+        assert each["loss"] > 0 < each["training loss"]
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert json.loads(result.read_text())["measured"] == found
