@@ -14,10 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
+import numpy as np
 import pytest
 import ray
 import torch
 from helpers import TINY, tiny
+from PIL import Image
 from scipy.stats import kendalltau
 
 import mbnas
@@ -373,3 +375,23 @@ def test_rows_side_by_side_come_in_the_order_asked_for(script: ModuleType) -> No
         assert script.side_by_side(todo, 2) == script.side_by_side(todo, 1)
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize("script", ["jpeg_again"], indirect=True)
+def test_images_lose_anew_off_the_grid_of_their_first_coding(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    images, target = tmp_path / "images", tmp_path / "again"
+    (images / "test" / "cat").mkdir(parents=True)
+    noise = Image.fromarray(rng.integers(0, 256, (20, 33, 3), dtype=np.uint8))
+    noise.save(images / "test" / "cat" / "1.jpg", quality=script.QUALITY)
+    monkeypatch.setattr(sys, "argv", ["jpeg_again.py", str(images), str(target)])
+    script.bench.run(script.main)
+    before, after = (
+        np.asarray(Image.open(folder / "test" / "cat" / name)).astype(float)
+        for folder, name in ((images, "1.jpg"), (target, "1.png"))
+    )
+    assert before.shape == after.shape
+    deviation = np.sqrt(np.square(before - after).mean())
+    assert 5 < deviation < 30  # of 73 in the noise itself
