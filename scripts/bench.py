@@ -27,12 +27,13 @@ from mbnas.environment import environment
 from mbnas.errors import MbnasError
 from mbnas.files import UNWRITABLE, read_json
 from mbnas.inspection import audit_file, audit_of
-from mbnas.layers import QuantizedConv2d
+from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
 from mbnas.quantizers import staircase
 
 RESULTS = Path(__file__).parent / "results"
+SOURCES = ("mbnas", "search_spaces", "scripts/*.py", "scripts/paper.csv")  # of results
 
 
 def expanded(network: Network) -> Network:
@@ -48,6 +49,8 @@ class ExpandedConv2d(torch.nn.Module):
 
     def __init__(self, layer: QuantizedConv2d) -> None:
         super().__init__()
+        assert isinstance(layer.weights, WeightQuantizer)
+        assert isinstance(layer.activations, ActivationQuantizer)
         self.row, self.weight = layer.row, layer.weight
         self.weights, self.activations = layer.weights, layer.activations
 
@@ -80,9 +83,15 @@ class ExpandedConv2d(torch.nn.Module):
 @contextmanager
 def plain() -> Iterator[None]:
     """Inside, quantizers run as separate tensor operations."""
-    never = {"new": lambda *_: False}
-    with mock.patch("mbnas.loops.suits", **never), mock.patch("mbnas.fusion.suits", **never):
+    with (
+        mock.patch.multiple("mbnas.loops", suits=_never),
+        mock.patch.multiple("mbnas.fusion", suits=_never),
+    ):
         yield
+
+
+def _never(x: Tensor) -> bool:
+    return False
 
 
 def compiled() -> AbstractContextManager[Any]:
@@ -188,7 +197,7 @@ def commit() -> str:
         command = ["git", "-C", str(RESULTS.parent.parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "mbnas", "scripts/*.py")
+    changed = git("status", "--porcelain", "--untracked-files=no", *SOURCES)
     return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import bench
 import torch
@@ -54,6 +55,7 @@ def trained(network: Network, settings: Settings, data: Data, recipe: Recipe) ->
             train=data.train,
             settings=settings,
             recipe=recipe,
+            learned_from={},
             title="training",
             seed=0,
             checkpoint=Path(folder) / "training.pt",
@@ -169,7 +171,7 @@ def main() -> None:
         update={"epochs": arguments.epochs, "guard_images": 128}
     )
     images = data.validation.first(arguments.images)
-    measured = {}
+    measured: dict[str, Any] = {}
     with seeded(0):
         twins = {
             name: build_network(settings.table, Format.parse(name, settings.space.layers))

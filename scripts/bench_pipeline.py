@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from unittest import mock
 
@@ -86,7 +87,7 @@ def main() -> None:
             measured["plain"].append(once(settings))
 
     def mean(way: str, stage: str) -> float:
-        return sum(each[stage] for each in measured[way]) / arguments.rounds
+        return fmean(each[stage] for each in measured[way])
 
     rows = [
         [

@@ -9,6 +9,7 @@ parameter of the supernet that has a gradient, so the steps do the same work.
 import argparse
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import bench
@@ -29,7 +30,7 @@ def step(
 
     def run() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(logits(x), y).backward()
+        torch.autograd.backward(F.cross_entropy(logits(x), y))
         optimizer.step()
 
     return run
@@ -61,7 +62,7 @@ def main() -> None:
     for name, assignment in assignments.items():
         plain = extract(supernet, assignment)
         cases[f"{name} in the supernet"] = step(
-            supernet, lambda z, assignment=assignment: supernet(z, assignment), x, y
+            supernet, partial(supernet, assignment=assignment), x, y
         )
         cases[f"{name} alone"] = step(plain, plain, x, y)
     seconds = bench.paired(cases, arguments.rounds)

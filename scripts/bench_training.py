@@ -46,7 +46,7 @@ def phases(
         optimizer.zero_grad()
         with autocast(recipe, x.device):
             logits = network(images)
-        F.cross_entropy(logits, y).backward()
+        torch.autograd.backward(F.cross_entropy(logits, y))
         optimizer.step()
 
     def forward() -> None:

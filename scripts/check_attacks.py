@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import bench
 import torch
@@ -61,7 +61,7 @@ def pairs(model: nn.Module, threat: Threat, runs: int, square_runs: int) -> dict
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted  # noqa: PLC0415
     from pyautoattack.square import SquareAttack  # noqa: PLC0415
 
-    class Everywhere(SquareAttack):
+    class Everywhere(SquareAttack):  # type: ignore[misc]  # untyped
         def random_int(self, low: int = 0, high: int = 1, shape: tuple[int, ...] = (1,)) -> Tensor:
             places: Tensor = super().random_int(low, high + 1, shape)
             return places
@@ -78,12 +78,13 @@ def pairs(model: nn.Module, threat: Threat, runs: int, square_runs: int) -> dict
 
         return perturb
 
-    def seeded(kind: Callable[..., object], **options: object) -> Perturb:
+    def seeded(kind: Callable[..., Any], **options: object) -> Perturb:
         def perturb(x: Tensor, y: Tensor, seed: int) -> Tensor:
             attack = kind(
                 model, eps=eps, n_restarts=RESTARTS, seed=seed, device=x.device, **options
             )
-            return attack.perturb(x, y)
+            found: Tensor = attack.perturb(x, y)
+            return found
 
         return perturb
 
@@ -140,8 +141,11 @@ def main() -> None:
         parser.error("a spread takes two runs at least")
     measured: dict[str, object] = {"images": arguments.images}
     rows = []
-    for path in arguments.networks:
-        network, format_, settings = load_network(path)
+    loaded = [load_network(path) for path in arguments.networks]
+    formats = [str(format_) for _, format_, _ in loaded]
+    if len(set(formats)) < len(formats):
+        parser.error(f"results are named by format, and these are not all different: {formats}")
+    for network, format_, settings in loaded:
         root = arguments.data or settings.data.root
         data = settings.data.model_copy(update={"root": root})
         x, y = datasets.load(data, settings.seed).test.gather(slice(arguments.images))

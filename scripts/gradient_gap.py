@@ -14,6 +14,7 @@ gradient tells how the layer changes; a gradient of zero would have 1. Picture a
 """
 
 import argparse
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -39,7 +40,7 @@ LOOKS = (
     ("weights", Surrogate.TANH),
     ("weights", Surrogate.POLYNOMIAL),
 )
-SERIES = {
+SERIES: dict[str, Callable[[int], tuple[Family, Bases]]] = {
     "float": lambda _: (Family.FLOAT, Bases(8, 8)),
     "PACT, k bits": lambda k: (Family.PACT, Bases(k, k)),
     "MBN kxk": lambda k: (Family.MBN, Bases(k, k)),
@@ -98,7 +99,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     target = arguments.out / "gradient-gap"
     table.to_csv(target.with_suffix(".csv"), index=False, float_format="%.4g")
-    mean = table.groupby(columns[:2] + columns[3:6], as_index=False)["error"].mean()
+    mean = table.groupby(columns[:2] + columns[3:6], as_index=False).agg({"error": "mean"})
     figure = px.line(
         mean,
         x="k",

@@ -19,7 +19,7 @@ from pathlib import Path
 import bench
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mbnas.data import SUFFIXES
 from mbnas.errors import DataError
@@ -42,8 +42,11 @@ def coded(pixels: Pixels) -> Pixels:
 
 def copied(source: Path, images: Path, target: Path) -> float:
     """One image; the mean squared difference that coding made."""
-    with Image.open(source) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(source) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, SyntaxError, ValueError):
+        raise DataError(f"cannot read image {str(source)!r}; it is damaged, replace it") from None
     again = coded(pixels)
     copy = target / source.relative_to(images).with_suffix(".png")
     copy.parent.mkdir(parents=True, exist_ok=True)

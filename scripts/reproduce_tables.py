@@ -14,7 +14,7 @@ import argparse
 import csv
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,17 @@ import mbnas
 from mbnas.errors import SettingsError
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family, Format
-from mbnas.pruning import prune_network
+from mbnas.pruning import Pruned, prune_network
 
 PAPER = Path(__file__).parent / "paper.csv"
 THREATS = {
     "natural": ("threat.eps=2/255", "threat.step=0.5/255"),
     "fastat": ("threat.eps=8/255", "threat.step=2/255"),
 }
-PRUNED = {"amc-weight-pruning": "wprune", "amc-channel-pruning": "cprune"}
+PRUNED: dict[str, Pruned] = {
+    "amc-weight-pruning": Family.WEIGHT_PRUNED,
+    "amc-channel-pruning": Family.CHANNEL_PRUNED,
+}
 PUBLISHED = ("bops_1e8", "top1", "pgd20", "pgd50")
 Row = dict[str, Any]
 
@@ -58,18 +61,20 @@ def settings_of(row: Row, arguments: argparse.Namespace) -> mbnas.Settings:
 
 def folder_of(row: Row, format_: str, arguments: argparse.Namespace) -> Path:
     """Where a network of the row's training and seed is kept."""
-    return arguments.work / f"{arguments.model}-{row['training']}-{format_}-seed{row['seed']}"
+    work: Path = arguments.work
+    return work / f"{arguments.model}-{row['training']}-{format_}-seed{row['seed']}"
 
 
 def measure(row: Row, arguments: argparse.Namespace) -> Row:
     """One row, from its settings to its figures."""
     settings, format_ = settings_of(row, arguments), row["format"]
     folder, dense = (folder_of(row, each, arguments) for each in (format_, "float"))
-    if format_ in PRUNED.values():
-        executor = mbnas.Executor("inprocess", workers=1)
-        metrics = prune_network(settings, Family(format_), dense, folder, executor)
-    else:
+    family = next((each for each in PRUNED.values() if each == format_), None)
+    if family is None:
         metrics = mbnas.train_network(settings, format_, folder)
+    else:
+        executor = mbnas.Executor("inprocess", workers=1)
+        metrics = prune_network(settings, family, dense, folder, executor)
     images = bench.images_in(arguments.data)
     longer = folder / "pgd50.json"
     if not longer.exists():
@@ -80,8 +85,8 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         **row,
         "bops": metrics["bops"],
         "natural": metrics["test"]["natural"],
-        "loss": metrics["test"]["loss"],
-        "training loss": metrics["training"][-1]["loss"],
+        "loss": metrics["test"]["loss"],  # with labels
+        "training loss": metrics["training"][-1]["loss"],  # of the last epoch, with what it learned
         "images": metrics["test"]["images"],
         "attacked": metrics["test"]["attacked"],
         "runs": metrics["test"]["runs"],
@@ -131,7 +136,7 @@ def wanted(arguments: argparse.Namespace) -> list[Row]:
     ]
 
 
-def side_by_side(todo: list[Callable[[], Row]], workers: int) -> list[Row]:
+def side_by_side(todo: Sequence[Callable[[], Row]], workers: int) -> list[Row]:
     """All results, in order."""
     if workers == 1:
         return [each() for each in todo]
@@ -143,7 +148,7 @@ def side_by_side(todo: list[Callable[[], Row]], workers: int) -> list[Row]:
 
     cores = max(1, (os.cpu_count() or 1) // workers)
     ray.init(include_dashboard=False, num_cpus=workers * cores, ignore_reinit_error=True)
-    run = ray.remote(num_cpus=cores, num_gpus=gpu_share(workers))(lambda each: each())
+    run: Any = ray.remote(num_cpus=cores, num_gpus=gpu_share(workers))(lambda each: each())
     begun = [run.remote(each) for each in todo]
     try:
         return [ray.get(each) for each in begun]

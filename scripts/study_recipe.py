@@ -30,7 +30,7 @@ from mbnas import freeze
 from mbnas.data import Data
 from mbnas.files import write_json
 from mbnas.images import Images
-from mbnas.layers import QuantizedConv2d, Unquantized
+from mbnas.layers import QuantizedConv2d, Unquantized, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
@@ -74,6 +74,7 @@ def convolutions(network: Network) -> list[tuple[str, QuantizedConv2d]]:
 def scales_of_layers(network: Network) -> None:
     """One alpha per base instead of one per base and output channel."""
     for _, layer in convolutions(network):
+        assert isinstance(layer.weights, WeightQuantizer)
         layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
 
 
@@ -234,7 +235,8 @@ def taught_by_float(
 
     @torch.no_grad()
     def teach(x: Tensor) -> Tensor:
-        return frozen(x).softmax(dim=1)
+        logits: Tensor = frozen(x)
+        return logits.softmax(dim=1)
 
     return teach
 

@@ -116,8 +116,6 @@ def main() -> None:
     parser.add_argument("--images", type=bench.positive, default=500)
     parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    if arguments.runs < 1:
-        parser.error(f"--runs {arguments.runs}: give 1 or more")
     torch.set_num_threads(arguments.threads)
     folders = [path if path.is_dir() else path.parent for path in arguments.networks]
     names = [folder.resolve().name for folder in folders]

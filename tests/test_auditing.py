@@ -205,6 +205,21 @@ def test_verdicts_change_at_their_thresholds(name: str, verdicts: dict[int, Verd
     assert {points: verdict(points) for points in verdicts} == verdicts
 
 
+@pytest.mark.parametrize(
+    ("power", "verdict"), [(0.5, PASSES), (0.9, WARNS), (1.0, WARNS)], ids=["slows", "nearly", "on"]
+)
+def test_a_loss_that_climbs_on_as_it_began_has_not_converged(
+    power: float, verdict: Verdict
+) -> None:
+    rises = {"ste": [(step / 20) ** power for step in range(21)]}
+    (check,) = (
+        each
+        for each in judge(replace(sound(), rises=rises))
+        if each.name == "convergence of the loss"
+    )
+    assert check.verdict is verdict
+
+
 def test_iterations_and_starts_are_doubled_until_nothing_changes(tmp_path: Path) -> None:
     plan = replace(PLAN, doublings=6, images=48)
     found = audit(

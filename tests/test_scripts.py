@@ -378,20 +378,33 @@ def test_rows_side_by_side_come_in_the_order_asked_for(script: ModuleType) -> No
 
 
 @pytest.mark.parametrize("script", ["jpeg_again"], indirect=True)
-def test_images_lose_anew_off_the_grid_of_their_first_coding(
+def test_images_lose_anew_off_the_grid_of_their_first_coding_only(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(0)
-    images, target = tmp_path / "images", tmp_path / "again"
-    (images / "test" / "cat").mkdir(parents=True)
-    noise = Image.fromarray(rng.integers(0, 256, (20, 33, 3), dtype=np.uint8))
-    noise.save(images / "test" / "cat" / "1.jpg", quality=script.QUALITY)
-    monkeypatch.setattr(sys, "argv", ["jpeg_again.py", str(images), str(target)])
-    script.bench.run(script.main)
-    before, after = (
-        np.asarray(Image.open(folder / "test" / "cat" / name)).astype(float)
-        for folder, name in ((images, "1.jpg"), (target, "1.png"))
-    )
-    assert before.shape == after.shape
-    deviation = np.sqrt(np.square(before - after).mean())
-    assert 5 < deviation < 30  # of 73 in the noise itself
+    lost = {}
+    for shift in (0, script.OFF_GRID):
+        images, target = tmp_path / f"images{shift}", tmp_path / f"again{shift}"
+        (images / "test" / "cat").mkdir(parents=True)
+        smooth = np.random.default_rng(0).integers(64, 192, (8, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(smooth).resize((32, 32), Image.Resampling.BICUBIC)
+        picture.save(images / "test" / "cat" / "1.jpg", quality=script.QUALITY)
+        monkeypatch.setattr(script, "OFF_GRID", shift)
+        monkeypatch.setattr(sys, "argv", ["jpeg_again.py", str(images), str(target)])
+        script.bench.run(script.main)
+        before, after = (
+            np.asarray(Image.open(folder / "test" / "cat" / name)).astype(float)
+            for folder, name in ((images, "1.jpg"), (target, "1.png"))
+        )
+        assert before.shape == after.shape
+        lost[shift] = np.sqrt(np.square(before - after).mean())
+    assert lost[script.OFF_GRID] > 3 * lost[0]
+
+
+@pytest.mark.parametrize("script", ["jpeg_again"], indirect=True)
+def test_a_damaged_image_is_named(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.jpg").write_text("no image")
+    monkeypatch.setattr(sys, "argv", ["jpeg_again.py", str(tmp_path), str(tmp_path / "again")])
+    with pytest.raises(SystemExit, match=r"cannot read image .*1\.jpg"):
+        script.bench.run(script.main)

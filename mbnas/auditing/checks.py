@@ -149,9 +149,9 @@ def _convergence(evidence: Evidence) -> Check:
     return Check(
         "convergence of the loss",
         f"{value:.0f} % of the rise is late ({surrogate})",
-        "25 % in the last quarter of iterations (fails if nothing rises)",
-        Verdict.FAIL if value == float("inf") else _graded(value, 25, float("inf")),
-        "While the loss still climbs at a steady rate, more iterations would find more.",
+        "20 % in the last quarter of iterations (fails if nothing rises)",
+        Verdict.FAIL if value == float("inf") else _graded(value, 20, float("inf")),
+        "While the loss still climbs at a steady rate (25 %), more iterations would find more.",
     )
 
 
