@@ -106,6 +106,18 @@ class Space:
             for bases in assignment
         )
 
+    def require(self, assignment: Assignment) -> None:
+        """Check that an assignment is one of these.
+
+        Raises:
+            SettingsError: if it is not.
+        """
+        if assignment not in self:
+            raise SettingsError(
+                f"assignment {str(assignment)!r} is not in the space, whose {self.layers} layers "
+                f"have M from {self.weights} and N from {self.activations}"
+            )
+
     @property
     def size(self) -> int:
         """How many assignments there are."""

@@ -72,7 +72,9 @@ def _first_mistake(error: ValidationError) -> str:
     mistakes = error.errors()
     misspelt = (each for each in mistakes if each["type"] == "extra_forbidden")
     mistake = next(misspelt, mistakes[0])  # a misspelt key is also reported as a missing one
-    location = ".".join(map(str, mistake["loc"]))
+    # Of values that are words or a path the validator names the kind it tried first, too.
+    words = [key for key in mistake["loc"] if str(key).startswith("literal[")]
+    location = ".".join(str(key) for key in mistake["loc"] if key not in words)
     if mistake["type"] == "extra_forbidden":
         allowed = list(_section(mistake["loc"][:-1]).model_fields)
         near = difflib.get_close_matches(str(mistake["loc"][-1]), allowed, n=1)
@@ -83,6 +85,8 @@ def _first_mistake(error: ValidationError) -> str:
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] in _WORDS:
         message = _WORDS[mistake["type"]].format(location)
+    if words:
+        message += ", or give the folder of a network"
     if not location:  # of several keys at once, which it names
         return message
     return f"{location}: {message} (given: {mistake['input']!r})"

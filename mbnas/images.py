@@ -62,7 +62,7 @@ class Images:
         return Images.of(self.pixels[self.positions], self.labels).to(self.device)
 
     def to(self, device: torch.device) -> Images:
-        """The same images for use on a device: stored there if they fill at most half of it."""
+        """The same images for use on a device: stored there if they fill half its room at most."""
         if device == self.device:
             return self
         if len(self) * self.pixels[:1].nbytes > _room(device) / 2:
@@ -77,6 +77,21 @@ class Images:
     def batches(self, size: int) -> Iterator[Batch]:
         """All images in order, as :meth:`gather` returns them."""
         return self._gather_each(slice(i, i + size) for i in range(0, len(self), size))
+
+    def batch_size(self, wanted: int, parts: int) -> int:
+        """How many images a batch of an epoch has: all, where there are no more.
+
+        Raises:
+            SettingsError: if they have no so many equal parts.
+        """
+        size = min(wanted, len(self))
+        if size % parts:
+            raise SettingsError(
+                f"batches of {size} images have no {parts} equal parts, one for each process; make "
+                f"batch_size a multiple of {parts}, at most {len(self)}, or train with another "
+                "number of processes"
+            )
+        return size
 
     def shuffled(
         self,
@@ -96,13 +111,8 @@ class Images:
         Raises:
             SettingsError: if a batch has no n equal parts.
         """
-        size = min(size, len(self))
         number, parts = part
-        if size % parts:
-            raise SettingsError(
-                f"batches of {size} images have no {parts} equal parts, one for each process; make "
-                f"batch_size a multiple of {parts}, at most {len(self)}"
-            )
+        size = self.batch_size(size, parts)
         order = torch.randperm(len(self), generator=rng).to(self.positions.device)
         whole = torch.split(order[: len(self) // size * size], size)
         if number:

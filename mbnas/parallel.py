@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mbnas import files
-from mbnas.errors import MbnasError
+from mbnas.errors import MbnasError, SettingsError
 from mbnas.progress import CONSOLE
 
 Value = TypeVar("Value")
@@ -31,7 +31,11 @@ Value = TypeVar("Value")
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Inside, the processes that torchrun started know each other; else there is only this one."""
+    """Inside, the processes that torchrun started know each other; else there is only this one.
+
+    Raises:
+        SettingsError: if a machine has more of them than GPUs.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -39,6 +43,12 @@ def together() -> Iterator[None]:
     # optimizer, they would keep that group and its threads alive, which may abort at the exit.
     import_module("torch.distributed.nn.functional")
     if torch.cuda.is_available():
+        gpus = torch.cuda.device_count()
+        if int(os.environ["LOCAL_RANK"]) >= gpus:
+            raise SettingsError(
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes were started on a machine with {gpus} "
+                f"GPUs; give --nproc-per-node {gpus} at most"
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(days=7))  # a search may take that long

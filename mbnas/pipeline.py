@@ -75,6 +75,7 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     runs.require_new(out)
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
+    _require_equal_parts(settings, data)
     folder = parallel.led(lambda: runs.create(out, settings))
     with parallel.alone_in(out):
         return _all_stages(folder, settings, data, executor)
@@ -101,6 +102,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
     )
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
+    _require_equal_parts(settings, data)
     with parallel.alone_in(path):
         return _all_stages(folder, settings, data, executor)
 
@@ -109,12 +111,18 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
     """Retrain one evaluated candidate of a run, Pareto member or not.
 
     Raises:
-        SettingsError: if the run has no such candidate, or retrained it with other settings.
+        SettingsError: if the run has no such candidate, or retrained it with other settings, or
+            had others for its supernet or search.
         DataError: if the folder is no run, was started on other images, or its supernet is not
             trained yet.
     """
     folder = runs.reopen(path)
-    require_same_networks(folder.settings(), settings, f"run {str(path)!r} was started")
+    before, what = folder.settings(), f"run {str(path)!r} was started"
+    require_same_networks(before, settings, what)
+    started, asked = (
+        each.model_dump(mode="json", include={"supernet", "search"}) for each in (before, settings)
+    )
+    require_same(started, asked, what, "leave them away: both are over")
     if not folder.supernet_file.exists():
         raise DataError(
             f"run {str(path)!r} has no trained supernet; go on with `mbnas search --resume {path}`"
@@ -174,6 +182,12 @@ def check_budget(settings: Settings) -> float:
             f"({smallest.layers[0]} everywhere) costs {cost} BOPS; give at least --budget {cost}"
         )
     return budget
+
+
+def _require_equal_parts(settings: Settings, data: Data) -> None:
+    """Of batches, for processes that train together, before hours are spent on the first stage."""
+    for recipe in (settings.supernet, settings.retraining):
+        data.train.batch_size(recipe.batch_size, parallel.count())
 
 
 def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Executor) -> Outcome:

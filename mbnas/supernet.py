@@ -35,7 +35,11 @@ class Supernet(Skeleton):
         """Images (B, C, H, W) in [0, 1] -> logits (B, classes) of one sub-network.
 
         The other arguments are those of :meth:`mbnas.networks.Network.forward`.
+
+        Raises:
+            SettingsError: if the assignment is not in the space.
         """
+        self.space.require(assignment)
         names = (row.name for row in self.backbone.searchable)
         bases = dict(zip(names, assignment, strict=True))
         return self.propagate(
@@ -51,7 +55,12 @@ class Supernet(Skeleton):
 
 
 def extract(supernet: Supernet, assignment: Assignment) -> Network:
-    """The sub-network as a plain network with tensors of its own."""
+    """The sub-network as a plain network with tensors of its own.
+
+    Raises:
+        SettingsError: if the assignment is not in the space.
+    """
+    supernet.space.require(assignment)
     with torch.device("meta"):
         network = multibit(supernet.backbone, assignment)
     private = {}  # where a layer of the network finds its quantizers in the supernet

@@ -144,20 +144,21 @@ def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:
 
 
 def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:
-    """The latest epoch that is within a standard error of the best one.
+    """The latest epoch that was within a standard error of the best one until then.
 
     So many images as the guard looks at tell no more apart, and the learning rate has fallen on
-    (the rule of one standard error, Breiman et al. 1984, Sec. 3.4.3).
+    (the rule of one standard error, Breiman et al. 1984, Sec. 3.4.3). One that falls behind in
+    robustness gives way to the epoch that left it behind: of those between, no weights are kept.
     """
-    best = _best(history, recipe)
-    least = _worth(best, recipe) - _standard_error(best, recipe, images)
-    return [epoch for epoch in _standing(history, recipe) if _worth(epoch, recipe) >= least][-1]
-
-
-def _best(history: Sequence[Epoch], recipe: Recipe) -> Epoch:
-    """The later one of equals."""
-    standing = _standing(history, recipe)
-    return max(standing, key=lambda each: (_worth(each, recipe), each.number))
+    chosen = history[0]
+    for count, epoch in enumerate(history, start=1):
+        standing = _standing(history[:count], recipe)
+        best = max(standing, key=lambda each: (_worth(each, recipe), each.number))
+        least = _worth(best, recipe) - _standard_error(best, recipe, images)
+        near = epoch in standing and _worth(epoch, recipe) >= least
+        if near or chosen not in standing:
+            chosen = epoch
+    return chosen
 
 
 def _standing(history: Sequence[Epoch], recipe: Recipe) -> Sequence[Epoch]:

@@ -362,9 +362,10 @@ def test_the_interval_is_the_exact_binomial_one() -> None:
 def test_table_and_page_show_every_check(of_honest: Audit) -> None:
     console = Console(width=100, record=True)
     with console.capture() as capture:
-        console.print(page.table(of_honest, "one"))
+        console.print(page.table(of_honest, "[bold]one"))
     text, html = " ".join(capture.get().split()), page.page(of_honest, "<one>")
     assert "withstand everything" in text
+    assert "[bold]one: PASS" in text
     for check in of_honest.checks:
         assert check.explanation.replace("'", "&#x27;") in html
     assert "&lt;one&gt;: PASS" in html

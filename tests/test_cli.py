@@ -258,6 +258,15 @@ def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: 
     assert f"{metrics['test']['natural']:.1%}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("change", ["supernet.epochs=99", "search.images=17"])
+def test_what_is_retrained_stems_from_the_stages_before(
+    mistake: Callable[..., str], finished: Path, change: str
+) -> None:
+    retrained = ("retrain", str(finished), "--candidate", candidate(finished).name)
+    line = mistake(*retrained, "--set", change, code=2)
+    assert re.search(rf"was started with other settings \({change.partition('=')[0]}: .*over", line)
+
+
 # Mistakes
 
 
@@ -307,9 +316,14 @@ def test_wrong_usage_is_explained(
         ("choices.weight_bases=[]", "choices.weight_bases: give at least one value"),
         ("choices.activation_bases=[0, 1]", "Input should be greater than or equal to 1"),
         ("backbone.name=resnet19", "unknown backbone 'resnet19'; did you mean 'resnet1"),
+        (
+            "retraining.start=3",
+            "start: Input should be 'supernet' or 'scratch', or give the folder",
+        ),
+        ("device=cuda:1", "use auto, cpu or cuda (CUDA_VISIBLE_DEVICES says which GPUs)"),
         ("data.name=mnist", "data.name: Input should be 'digits', 'cifar10'"),
-        ("device=quantum", "no device 'quantum' here; use auto, cpu or cuda"),
-        ("device=meta", "no device 'meta' here; use auto, cpu or cuda"),
+        ("device=quantum", "no device 'quantum'; use auto, cpu or cuda"),
+        ("device=meta", "no device 'meta'; use auto, cpu or cuda"),
         ("seed", "--set 'seed' is not of the form key.path=value"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from mbnas.evaluation import Scores
 from mbnas.images import Batch, Images
 from mbnas.networks import Network, multibit
 from mbnas.objectives import network_objective
+from mbnas.pipeline import run_search
 from mbnas.randomness import generator
+from mbnas.search.executors import Executor
 from mbnas.settings import Recipe, Surrogate, Threat, Training
 from mbnas.training import fit, triangular
 
@@ -178,6 +181,29 @@ def test_every_process_has_equally_many_images_of_a_batch(size: int) -> None:
     """Else the mean of their gradients were not that of the batch."""
     with pytest.raises(SettingsError, match=f"batches of {size} images have no 3 equal parts"):
         next(IMAGES.shuffled(size, shift=0, flip=False, rng=generator(0), part=(2, 3)))
+
+
+def test_unequal_parts_are_told_before_a_search_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "count", lambda: 3)
+    monkeypatch.setattr(parallel, "leader_first", nullcontext)
+    settings = tiny("search.budget=1e6", "supernet.batch_size=30", "retraining.batch_size=32")
+    with pytest.raises(SettingsError, match="batches of 32 images have no 3 equal parts"):
+        run_search(settings, tmp_path / "run", Executor("inprocess", workers=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_processes_than_gpus_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "4"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(SettingsError, match=r"4 processes .* 2 GPUs; give --nproc-per-node 2"),
+        parallel.together(),
+    ):
+        pass
 
 
 def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) -> None:

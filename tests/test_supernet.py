@@ -13,6 +13,7 @@ from torch import Tensor
 from mbnas import backbones, kernels
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.backbones import Backbone
+from mbnas.errors import SettingsError
 from mbnas.objectives import fair_assignments
 from mbnas.settings import Surrogate
 from mbnas.supernet import Supernet, extract
@@ -141,12 +142,15 @@ def test_gradients_reach_the_chosen_quantizers_only(assignment: Assignment) -> N
                 assert reached == {int(count) == chosen}
 
 
-def test_an_assignment_of_another_depth_is_no_sub_network() -> None:
-    supernet, short = random_supernet(0), Assignment.uniform(1, 1, SPACE.layers - 1)
-    with pytest.raises(ValueError, match="zip"):
-        supernet(images(), short)
-    with pytest.raises(ValueError, match="zip"):
-        extract(supernet, short)
+@pytest.mark.parametrize(
+    "other", [Assignment.uniform(1, 1, SPACE.layers - 1), Assignment.uniform(7, 1, SPACE.layers)]
+)
+def test_an_assignment_out_of_the_space_is_no_sub_network(other: Assignment) -> None:
+    supernet, answer = random_supernet(0), f"{other}' is not in the space, whose {SPACE.layers}"
+    with pytest.raises(SettingsError, match=answer):
+        supernet(images(), other)
+    with pytest.raises(SettingsError, match=answer):
+        extract(supernet, other)
 
 
 def test_nothing_is_compiled_anew_for_another_assignment() -> None:

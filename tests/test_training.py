@@ -293,6 +293,35 @@ def test_no_collapsed_epoch_is_kept_however_natural_accuracy_rises(tmp_path: Pat
     assert kept(history, recipe, 256) is history[0]
 
 
+def test_an_epoch_that_falls_behind_gives_way_to_the_one_that_left_it_behind(
+    tmp_path: Path,
+) -> None:
+    """A natural network that learns to be robust: the best epoch so far may stop standing."""
+    scores = [(0.80, 0.08), (0.60, 0.13), (0.45, 0.17)]
+    recipe = FASTAT.model_copy(update={"epochs": 3})
+    module, states = network(), list[nn.Module]()
+    script = Script(natural(module), scores, observe=lambda: states.append(copy.deepcopy(module)))
+    history = run(module, script, tmp_path / "file", recipe)
+    assert kept(history, recipe, 256) is history[2]
+    assert same(module, states[2])
+
+
+FRACTION = st.integers(0, 8).map(lambda eighths: eighths / 8)
+
+
+@given(scores=st.lists(st.tuples(FRACTION, FRACTION), min_size=1, max_size=8))
+def test_the_epoch_kept_is_the_one_kept_before_or_the_newest(
+    scores: list[tuple[float, float]],
+) -> None:
+    """For no other one has weights on disk."""
+    history = [Epoch(number, 1.0, *each) for number, each in enumerate(scores, start=1)]
+    chosen = [kept(history[:count], FASTAT, 256) for count in range(1, len(history) + 1)]
+    for before, after, newest in zip([history[0], *chosen], chosen, history, strict=False):
+        assert after in (before, newest)
+        highest = max(each.robust for each in history[: newest.number])
+        assert after.robust >= highest / 2
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, loss: float) -> None:
     module, checkpoint = network(), tmp_path / "checkpoint"

@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
 from torch import Tensor
@@ -66,7 +67,7 @@ def headline(audit: Audit) -> str:
 
 def table(audit: Audit, name: str) -> Table:
     """The checks, one a line."""
-    made = Table(title=f"{name}: {audit.verdict}", caption=headline(audit))
+    made = Table(title=escape(f"{name}: {audit.verdict}"), caption=headline(audit))
     made.add_column("")
     made.add_column("check")
     made.add_column("measured")

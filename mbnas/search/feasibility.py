@@ -13,7 +13,7 @@ ATTEMPTS = 1000
 
 @dataclass
 class Gate:
-    """Lets every affordable assignment through once, the nearest new one instead of others."""
+    """Lets every affordable assignment through once, a new one near it instead of others."""
 
     space: Space
     affordable: Callable[[Assignment], bool]
@@ -46,7 +46,7 @@ class Gate:
         return self.space.decode(positions)
 
     def _neighbour(self, assignment: Assignment) -> Assignment:
-        """Change one random variable to another of its choices."""
+        """Draw one random variable anew."""
         positions = list(self.space.encode(assignment))
         index = self.rng.randrange(len(positions))
         positions[index] = self.rng.randrange(len(self.space.variables[index]))
