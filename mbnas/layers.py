@@ -78,7 +78,8 @@ class PrunedWeights(nn.Module):
     """Full precision with ``kept`` of 8 weights, or of 8 input channels, the others zero.
 
     Those of least magnitude, or channels of least L1 norm, go (Han et al. 2015; Li et al. 2017),
-    but never the last one; only what is kept gets a gradient.
+    but never the last one; only what is kept gets a gradient. What is not whole goes, too, so that
+    the cost, which counts kept / 8 of the products, is not exceeded.
     """
 
     def __init__(self, kept: int, *, channels: bool) -> None:
@@ -89,7 +90,7 @@ class PrunedWeights(nn.Module):
         """(C_out, C_in, k, k) -> same shape; nothing needs a surrogate."""
         whole = torch.ones_like(weight)
         count = weight.shape[1] if self.channels else weight.numel()
-        gone = count - max(1, round(count * self.kept / 8))
+        gone = count - max(1, count * self.kept // 8)
         pruning = (
             prune.LnStructured(gone, n=1, dim=1) if self.channels else prune.L1Unstructured(gone)
         )

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import same, tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mbnas import pruning
 from mbnas.assignment import Assignment, Bases
@@ -55,10 +57,13 @@ def test_the_input_channels_of_greatest_norm_are_kept(kept: int) -> None:
     assert torch.equal(gradient, mask)
 
 
-def test_one_channel_of_few_is_always_kept() -> None:
-    weight = torch.randn(2, 3, 3, 3)
-    pruned = PrunedWeights(1, channels=True)(weight, Surrogate.STE)
-    assert int(pruned.abs().sum(dim=(0, 2, 3)).count_nonzero()) == 1
+@given(channels=st.integers(1, 20), kept=st.integers(1, 8))
+def test_no_more_channels_are_kept_than_are_paid_for_but_one(channels: int, kept: int) -> None:
+    weight = torch.ones(2, channels, 3, 3)
+    pruned = PrunedWeights(kept, channels=True)(weight, Surrogate.STE)
+    alive = int(pruned.sum(dim=(0, 2, 3)).count_nonzero())
+    paid = channels * kept / 8
+    assert alive <= paid < alive + 1 if paid >= 1 else alive == 1
 
 
 def test_a_candidate_shares_the_weights_and_the_cost_is_what_is_kept() -> None:
