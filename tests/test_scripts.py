@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from helpers import TINY, tiny
+from helpers import ROOT, TINY, tiny
 from PIL import Image
 from scipy.stats import kendalltau
 
@@ -34,7 +34,7 @@ from mbnas.search.problem import Problem, Trial
 from mbnas.settings import Surrogate
 from mbnas.supernet import Supernet
 
-SCRIPTS = sorted((Path(__file__).parent.parent / "scripts").glob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 
 WITHOUT_MAIN = ("bench", "study", "readme_tables", "readme_picture")
 
@@ -57,9 +57,20 @@ def test_the_stages_that_are_timed_are_those_of_a_run(monkeypatch: pytest.Monkey
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
     """A script as a module, in the root of the checkout."""
-    monkeypatch.chdir(SCRIPTS[0].parent.parent)
+    monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(SCRIPTS[0].parent)
     return importlib.import_module(request.param)
+
+
+def test_a_network_that_is_kept_is_the_one_its_result_tells_of() -> None:
+    kept = list((ROOT / "scripts" / "results").glob("*.safetensors"))
+    assert kept
+    for path in kept:
+        (row,) = read_json(path.with_suffix(".json"))["measured"]
+        _, format_, settings = mbnas.load_network(path)
+        told = (row["format"], row["training"], row["seed"], row["epochs"])
+        recipe = settings.retraining
+        assert (str(format_), recipe.training, settings.seed, recipe.epochs) == told
 
 
 @pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
