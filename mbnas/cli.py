@@ -254,10 +254,10 @@ def train(
     the same command goes on.
     """
     for option, folder_of in (("--start", start), ("--teacher", teacher)):
-        if folder_of == Path("supernet"):  # what a search calls its own
+        if folder_of in (Path("supernet"), Path("scratch")):  # words of the settings of a search
             raise SettingsError(
-                f"{option} supernet is for a search; give the folder of a trained network, by its "
-                "whole path if it has that name"
+                f"{option} {folder_of} is for a search; give the folder of a trained network, by "
+                "its whole path if it has that name"
             )
     changes = _changes(
         overrides,

@@ -21,7 +21,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         SettingsError: with one line that names the key, what was given and what is allowed.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(
             f"cannot read space {str(path)!r}: {error.strerror}; "

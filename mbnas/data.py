@@ -254,8 +254,13 @@ def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
     paths = [path for _, path in listing]
     cached = _cache_folder() / f"{_listing_key(folder, paths, size)}.npy"
     if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
+        except OSError as error:
+            raise DataError(
+                f"cannot write decoded images to {str(cached)!r}: {error.strerror}; {_ELSEWHERE}"
+            ) from None
     try:
         pixels = np.load(cached, mmap_mode="c")  # private pages: large sets stay on disk
     except (OSError, ValueError, EOFError):
@@ -263,18 +268,26 @@ def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
     return Images.of(torch.from_numpy(pixels), labels), classes
 
 
+_ELSEWHERE = "name a folder for them by the environment variable XDG_CACHE_HOME"
+
+
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mbnas" / "images"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    except RuntimeError:
+        raise DataError(f"no home folder to keep decoded images in; {_ELSEWHERE}") from None
+    return cache / "mbnas" / "images"
 
 
 def _listing_key(folder: Path, paths: list[Path], size: int) -> str:
-    digest = hashlib.sha256(f"{folder.resolve()} {size}".encode())
+    digest = hashlib.sha256(os.fsencode(folder.resolve()) + f" {size}".encode())
     for path in paths:
         try:
             status = path.stat()
         except OSError as error:
             raise DataError(f"cannot read image {str(path)!r}: {error.strerror}") from None
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(os.fsencode(path.relative_to(folder)))
+        digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
 
 

@@ -66,8 +66,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the whole of a text file."""
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    """Replace the whole of a text file, UTF-8 wherever it is written."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (whatever JSON can hold)
         DataError: if it is missing or corrupt.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot read {str(path)!r} ({error}); restore it, or move its folder away to begin "

@@ -193,9 +193,12 @@ def take_over(network: Network, trained: Network) -> None:
 
 
 def freeze(network: Network) -> Network:
-    """A copy for evaluation: weights merged once, no parameter gradients, batch-norm fixed."""
+    """A copy for evaluation: weights merged once, no parameter gradients, batch-norm fixed.
+
+    What is frozen stays as it is.
+    """
     frozen = copy.deepcopy(network).requires_grad_(False)
     for name, layer in frozen.convolutions.items():
-        assert isinstance(layer, QuantizedConv2d)
-        frozen.convolutions[name] = FrozenConv2d(layer)
+        if isinstance(layer, QuantizedConv2d):
+            frozen.convolutions[name] = FrozenConv2d(layer)
     return frozen.eval()

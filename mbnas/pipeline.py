@@ -157,7 +157,7 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
     done = finished(path, settings, format_, data.test)
     if done is not None:
         return done
-    if not any(path.glob("*training-*")):  # begun before
+    if not any(path.glob("*training-*.pt*")):  # begun before
         runs.require_new(path)
     require_named_networks(settings, data.test)
     path.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,8 @@ def retrain(
             "training": [asdict(epoch) for epoch in history],
         }
         write_json(folder / METRICS_FILE, metrics)
-        checkpoint.unlink()
+        for unfinished in folder.glob("training-*.pt"):  # from this start or another
+            unfinished.unlink()
         return metrics
 
     return parallel.led(tested)

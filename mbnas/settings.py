@@ -304,6 +304,13 @@ class RetrainingRecipe(Recipe):
     start: Literal["supernet", "scratch"] | Path = "supernet"
     teacher: Literal["supernet"] | Path | None = "supernet"
 
+    @field_validator("start", "teacher")
+    @classmethod
+    def _no_folder_reads_as_a_word(cls, value: str | Path | None) -> str | Path | None:
+        if isinstance(value, Path) and str(value) in ("supernet", "scratch"):
+            raise ValueError("a folder of that name must be given by its whole path")
+        return value
+
 
 class FinalSettings(_Frozen):
     """The final measurement on test images.

@@ -74,7 +74,7 @@ def fit(
     optimizer = Optimizers(module, recipe)
     batches = max(1, len(train) // recipe.batch_size)
     origin = {
-        "seed": seed,
+        "network": title,  # from which, and the settings' seed, ``seed`` follows
         "recipe": recipe.model_dump(mode="json"),
         "settings": identity(settings),
         "networks": learned_from,

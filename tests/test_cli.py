@@ -237,6 +237,7 @@ def test_a_network_of_another_format_is_trained_measured_and_audited(
         (("--format", "float", "--training", ""), "'--training': '' is not one of 'natural'"),
         ((), "Missing option '--format'; see mbnas train --help"),
         (("--format", "xnor", "--start", "supernet"), "--start supernet is for a search; give"),
+        (("--format", "xnor", "--start", "./scratch"), "--start scratch is for a search; give"),
         (("--format", "xnor", "--teacher", "./supernet"), "--teacher supernet is for a search"),
     ],
 )

@@ -201,6 +201,8 @@ def test_dump_loses_no_digit(
         ("data.classes=1", "data.classes: Input should be greater than or equal to 2 (given: 1)"),
         ("data.name=cifar11", "data.name: Input should be 'digits', 'cifar10', 'cifar100'"),
         ("data.name=folder", "missing key 'data.image_size'"),
+        ("retraining.start=./scratch", "retraining.start: a folder of that name must be given by"),
+        ("retraining.teacher=./supernet", "retraining.teacher: a folder of that name must be"),
         ("seed", "--set 'seed' is not of the form key.path=value"),
         ("=3", "--set '=3' is not of the form key.path=value"),
         ("seed=[1", "--set 'seed=[1': '[1' is not a YAML value"),

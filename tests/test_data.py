@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from itertools import product
@@ -196,6 +197,33 @@ def test_changed_and_new_files_are_read(root: Path) -> None:
     assert torch.equal(folder(root).test.pixels[3], torch.from_numpy(pixels))
     draw(pixels, path.with_name("2.png"))
     assert folder(root).test.targets.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_folder_is_decoded_once_however_it_is_written(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root.parent)
+    assert folder(root).fingerprint() == folder(Path(root.name)).fingerprint()
+    assert len(list(cache.rglob("*.npy"))) == 2  # of training and of test images
+
+
+def test_names_need_not_be_utf_8(root: Path) -> None:
+    path = root / "test" / "dog" / "1.png"
+    try:
+        path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert len(folder(root).test) == 4
+
+
+def test_a_cache_that_cannot_be_kept_names_the_way_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "train" / "cat" / "0.png"))
+    assert re.search("Not a directory; name a folder .* XDG_CACHE_HOME", complaint(root))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # nobody's home
+    assert re.search("no home folder .* XDG_CACHE_HOME", complaint(root))
 
 
 def test_each_size_has_a_cache_of_its_own(root: Path) -> None:

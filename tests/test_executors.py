@@ -1,5 +1,6 @@
 """Who scores the candidates, and how many at a time, changes nothing."""
 
+import errno
 import socket
 from pathlib import Path
 from typing import Literal
@@ -116,6 +117,25 @@ def test_a_failing_candidate_ends_the_search_instead_of_being_skipped(
     with pytest.raises(ZeroDivisionError):
         journal(problem, Executor("inprocess", 2), tmp_path)
     assert RunFolder(tmp_path).trials.read() == []
+
+
+@pytest.mark.parametrize("kind", ["inprocess", "ray"])
+def test_behind_a_score_that_could_not_be_written_none_is(
+    problem: Problem,
+    kind: Literal["inprocess", "ray"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+
+    def full(*_: object) -> None:
+        tried.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mbnas.journal.Journal.append", full)
+    with pytest.raises(OSError, match="No space left"):
+        journal(problem, Executor(kind, 2), tmp_path)
+    assert len(tried) == 1
 
 
 def test_a_finished_search_starts_nobody(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ from mbnas.files import alone_in, write_atomically, write_json, write_text
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=5), PLAIN, max_size=3)
+
+
+def test_text_is_utf_8_wherever_it_is_written(tmp_path: Path) -> None:
+    code = "import pathlib, mbnas.files; mbnas.files.write_text(pathlib.Path('text'), '\\u4e2d')"
+    strange = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # ASCII
+    environment = {**os.environ, **strange}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    assert (tmp_path / "text").read_bytes() == "\u4e2d".encode()
 
 
 def halfway(temporary: Path) -> None:

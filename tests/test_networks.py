@@ -249,6 +249,11 @@ def test_frozen_network_is_fixed() -> None:
     assert all(torch.equal(before[name], after) for name, after in frozen.state_dict().items())
 
 
+def test_what_is_frozen_is_frozen_as_it_is() -> None:
+    frozen, x = freeze(multibit(RESNET8, MIXED)), images(RESNET8)
+    assert torch.equal(freeze(frozen)(x), frozen(x))
+
+
 def test_freezing_leaves_the_original_alone() -> None:
     torch.manual_seed(0)
     network = scrambled(lambda: multibit(RESNET8, MIXED)).train()

@@ -214,3 +214,4 @@ def test_what_the_other_start_left_unfinished_is_not_gone_on_with(
         from_supernet(stopped)
     assert from_scratch(stopped) == metrics
     assert weights(stopped) == weights(undisturbed)
+    assert not list(stopped.glob("*.pt"))  # nobody goes on with either

@@ -52,7 +52,8 @@ def audit(
     """Attack ``network`` with all that ``plan`` holds and judge what is found.
 
     Args:
-        network: ``network(x, surrogate)`` to logits (B, classes), in evaluation mode.
+        network: ``network(x)`` and ``network(x, surrogate)`` to logits (B, classes), in evaluation
+            mode.
         images: n of them, with labels; ``Images.of(x, y)`` makes them of x (n, C, H, W), uint8 or
             floats in [0, 1], and y (n,).
         journal: where each result is kept; what it holds already is not measured again.

@@ -57,6 +57,7 @@ class SessionSearcher(Searcher):
         self.session = session
         self.layers = layers
         self.failed = False
+        self.mistake: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray Tune saves its searcher; the journal is the state, so there is nothing to save."""
@@ -70,7 +71,7 @@ class SessionSearcher(Searcher):
         self, trial_id: str
     ) -> dict[str, str] | str | None:
         """The next candidate, None to wait for others, or the end."""
-        if self.failed or self.session.finished:
+        if self.failed or self.mistake or self.session.finished:
             return str(Searcher.FINISHED)
         assignment = self.session.next()
         return None if assignment is None else {"assignment": str(assignment)}
@@ -81,11 +82,14 @@ class SessionSearcher(Searcher):
         result: dict[str, Any] | None = None,
         error: bool = False,
     ) -> None:
-        """Record the scores."""
+        """Record the scores; behind one that could not be written, no more are."""
         if error or result is None:
             self.failed = True
-        else:
-            self.session.record(Trial.from_record(result, self.layers))
+        elif self.mistake is None:
+            try:
+                self.session.record(Trial.from_record(result, self.layers))
+            except Exception as mistake:  # Ray would take it for one of the worker
+                self.mistake = mistake
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to keep: the journal is the state."""
@@ -124,6 +128,8 @@ def run(
     finally:
         if ours:
             ray.shutdown()
+    if searcher.mistake is not None:
+        raise searcher.mistake
     if searcher.failed:
         raise RuntimeError(f"a Ray worker failed: {results.errors}")
 
