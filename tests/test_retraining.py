@@ -215,3 +215,15 @@ def test_what_the_other_start_left_unfinished_is_not_gone_on_with(
     assert from_scratch(stopped) == metrics
     assert weights(stopped) == weights(undisturbed)
     assert not list(stopped.glob("*.pt"))  # nobody goes on with either
+
+
+def test_what_was_begun_of_another_network_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt(patched, "measure", 3)
+        from_supernet(tmp_path)
+    other = Format.multibit(SPACE.largest)
+    named = rf"\(network: training {MIXED.id} -> training {SPACE.largest.id}\)"
+    with pytest.raises(SettingsError, match=f"begun with other settings {named}"):
+        retrain(SETTINGS, other, DATA, tmp_path, source=supernet(), device=CPU)
