@@ -49,21 +49,25 @@ def write_pareto(
     write_text(folder.pareto_file.with_suffix(".html"), page)
 
 
-def agreement(front: Sequence[Trial], worst_cases: WorstCases) -> float | None:
-    """Kendall's tau between search scores and worst cases; None where there is nothing to rank."""
-    if len(front) < 2:
+def agreement(scores: Sequence[float], worst_cases: Sequence[float]) -> float | None:
+    """Kendall's tau between the two; None where there is nothing to rank."""
+    if len(scores) < 2:
         return None
-    scores = [trial.robust for trial in front]
-    tau = kendalltau(scores, [worst_cases[trial.id] for trial in front]).statistic
+    tau = kendalltau(scores, worst_cases).statistic
     return None if math.isnan(tau) else float(tau)
 
 
 def ranking(front: Sequence[Trial], worst_cases: WorstCases) -> str:
-    """How far stronger attacks rank the members as the search did, as a sentence."""
-    tau = agreement(front, worst_cases)
-    if tau is None:
+    """How far stronger attacks rank the members as the search did, and as cost does, a sentence."""
+    reached = [worst_cases[trial.id] for trial in front]
+    tau = agreement([trial.robust for trial in front], reached)
+    of_cost = agreement([trial.bops for trial in front], reached)
+    if tau is None or of_cost is None:
         return "robust accuracy and worst case leave nothing to rank"
-    return f"robust accuracy and worst case rank with Kendall's tau {tau:.2f}"
+    return (
+        f"Kendall's tau with the worst case: {tau:.2f} of robust accuracy, which is part of it, "
+        f"{of_cost:.2f} of BOPS"
+    )
 
 
 def short(assignment: Assignment) -> str:

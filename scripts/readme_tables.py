@@ -93,13 +93,19 @@ def search(result: Result) -> str:
 def ranks(front: list[dict[str, Any]]) -> str:
     """How far the Pareto set is in the order of the worst case by what may be looked at."""
     worst_cases = [each["worst_case"] for each in front]
-    ours, papers = (
-        kendalltau([each[key] for each in front], worst_cases).statistic
-        for key in ("robust", "pgd_ste_last")
+    ways = {
+        "PGD-20": "robust",
+        "PGD-20 through STE, every": "pgd_ste_every",
+        "the same, last": "pgd_ste_last",
+        "BOPS": "bops",
+    }
+    taus = (
+        f"{kendalltau([each[key] for each in front], worst_cases).statistic:.2f} of {way}"
+        for way, key in ways.items()
     )
     return (
-        f"Kendall's tau with the worst case over this Pareto set: {ours:.2f} of PGD-20, "
-        f"{papers:.2f} of PGD-20 through STE at the last iterate."
+        f"Kendall's tau with the worst case over this Pareto set: {', '.join(taus)}. The first two "
+        "attacks are part of the worst case."
     )
 
 

@@ -20,11 +20,11 @@ from mbnas.assignment import Assignment, Bases
 from mbnas.bops import bops, itemise
 from mbnas.report import (
     Metrics,
-    agreement,
     attack_table,
     cost_table,
     pareto_figure,
     pareto_table,
+    ranking,
     retrained_table,
     short,
     space_table,
@@ -237,7 +237,9 @@ def test_the_ranking_is_compared_where_there_is_one() -> None:
     rising = {trial.id: place / 10 for place, trial in enumerate(front)}
     swapped = rising | {front[0].id: 0.1, front[1].id: 0.0}
     pairs = len(front) * (len(front) - 1) // 2
-    assert agreement(front, rising) == pytest.approx(1)
-    assert agreement(front, swapped) == pytest.approx(1 - 2 / pairs)
-    assert agreement(front, dict.fromkeys(rising, 0.5)) is None
-    assert agreement(front[:1], rising) is None
+    cheapest_last = {trial.id: -trial.bops for trial in front}
+    assert ": 1.00 of robust accuracy" in ranking(front, rising)
+    assert f": {1 - 2 / pairs:.2f} of robust accuracy" in ranking(front, swapped)
+    assert "-1.00 of BOPS" in ranking(front, cheapest_last)
+    for nothing in (ranking(front, dict.fromkeys(rising, 0.5)), ranking(front[:1], rising)):
+        assert nothing == "robust accuracy and worst case leave nothing to rank"
