@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shlex
 import statistics
 import subprocess
@@ -23,14 +24,18 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from mbnas import data as datasets
+from mbnas.checkpoints import require_images_of
 from mbnas.environment import environment
-from mbnas.errors import MbnasError
+from mbnas.errors import MbnasError, SettingsError
 from mbnas.files import UNWRITABLE, read_json
+from mbnas.images import Images
 from mbnas.inspection import audit_file, audit_of
 from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
 from mbnas.quantizers import staircase
+from mbnas.runs import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 SOURCES = ("mbnas", "search_spaces", "scripts/*.py", "scripts/paper.csv")  # of results
@@ -114,6 +119,17 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(130)
 
 
+def above_zero(text: str) -> float:
+    """A length, for ``argparse``."""
+    try:
+        length = float(text)
+    except ValueError:
+        length = math.nan
+    if not 0 < length < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return length
+
+
 def positive(text: str) -> int:
     """A count, for ``argparse``."""
     if not (text.isdecimal() and int(text)):
@@ -124,6 +140,48 @@ def positive(text: str) -> int:
 def images_in(data: Path | None) -> list[str]:
     """Where images lie as a change of settings; none where the settings know."""
     return [] if data is None else [f"data.root={json.dumps(str(data))}"]
+
+
+def retrained(run: RunFolder) -> list[Path]:
+    """Folders of the candidates that a run has trained and measured."""
+    return sorted(each.parent for each in run.path.glob("candidates/*/metrics.json"))
+
+
+def test_images(network: Path, settings: mbnas.Settings, root: Path | None, count: int) -> Images:
+    """The first ``count`` that belong to a saved network, in ``root`` or where it was trained."""
+    named = settings.data.model_copy(update={"root": root or settings.data.root})
+    images = datasets.load(named, settings.seed).test
+    require_images_of(network, images)
+    return first(images, count)
+
+
+def first(images: Images, count: int) -> Images:
+    """So many images.
+
+    Raises:
+        SettingsError: if there are not.
+    """
+    if count > len(images):
+        raise SettingsError(f"--images {count}: there are {len(images)}")
+    return images.first(count)
+
+
+class SeenThrough(torch.nn.Module):
+    """What other libraries are given: a module of one argument, its gradient by one surrogate."""
+
+    def __init__(self, network: Network, surrogate: mbnas.Surrogate) -> None:
+        super().__init__()
+        self.network, self.surrogate = network, surrogate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, classes)."""
+        logits: Tensor = self.network(x, self.surrogate)
+        return logits
+
+
+def repair_torchvision() -> None:
+    """Let others import ``torchvision.datasets`` beside a torch of another build."""
+    sys.modules.setdefault("torchvision.datasets", datasets._torchvision_datasets())
 
 
 def quick_audit(folder: Path, settings: mbnas.Settings, overrides: Sequence[str]) -> dict[str, Any]:

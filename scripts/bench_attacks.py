@@ -10,7 +10,6 @@ over all rounds. What makes the difference is taken away one by one.
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 
 import bench
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mbnas import Effort, audit, freeze, load, measure, pgd, recalibrate
 from mbnas import data as datasets
@@ -63,27 +62,15 @@ def trained(network: Network, settings: Settings, data: Data, recipe: Recipe) ->
     return network
 
 
-class Smooth(nn.Module):
-    """What the libraries are given: a module of one argument, through the same surrogate."""
-
-    def __init__(self, network: Network, settings: Settings) -> None:
-        super().__init__()
-        self.network, self.surrogate = network, settings.threat.surrogate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, classes)."""
-        logits: Tensor = self.network(x, self.surrogate)
-        return logits
-
-
 def contenders(network: Network, images: Images, settings: Settings) -> dict[str, Robust]:
     """Robust accuracy of a frozen network by each implementation, with new starts in each call."""
-    sys.modules.setdefault("torchvision.datasets", datasets._torchvision_datasets())
+    bench.repair_torchvision()
     import foolbox  # noqa: PLC0415 (needs torchvision as repaired above)
     import torchattacks  # noqa: PLC0415
     from adv_lib.attacks import pgd_linf  # noqa: PLC0415
 
-    threat, module = settings.threat, Smooth(network, settings).eval()
+    threat = settings.threat
+    module = bench.SeenThrough(network, threat.surrogate).eval()
     eps, step, steps = threat.eps, threat.step, threat.steps
     batches = list(images.batches(128))
     ours, undropped = torch.Generator(), torch.Generator()
@@ -170,7 +157,7 @@ def main() -> None:
     recipe = settings.retraining.model_copy(
         update={"epochs": arguments.epochs, "guard_images": 128}
     )
-    images = data.validation.first(arguments.images)
+    images = bench.first(data.validation, arguments.images)
     measured: dict[str, Any] = {}
     with seeded(0):
         twins = {

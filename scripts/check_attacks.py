@@ -12,7 +12,6 @@ bound being exclusive; it is asked a second time with that mended.
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -23,27 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from mbnas import Surrogate, Threat, apgd, freeze, load_network, pgd, square
-from mbnas import data as datasets
 from mbnas.attacks import apgd_targeted, broken
-from mbnas.networks import Network
 from mbnas.randomness import generator
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]
 """Images, labels and a seed to adversarial images."""
 RESTARTS, STEPS, QUERIES, TARGETS = 1, 50, 500, 2
-
-
-class Polynomial(nn.Module):
-    """A module of one argument, as libraries want it, seen through the polynomial surrogate."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, classes)."""
-        logits: Tensor = self.network(x, Surrogate.POLYNOMIAL)
-        return logits
 
 
 class Pair(NamedTuple):
@@ -56,7 +40,7 @@ class Pair(NamedTuple):
 
 def pairs(model: nn.Module, threat: Threat, runs: int, square_runs: int) -> dict[str, Pair]:
     """All that is compared."""
-    sys.modules.setdefault("torchvision.datasets", datasets._torchvision_datasets())
+    bench.repair_torchvision()
     import torchattacks  # noqa: PLC0415 (needs torchvision as repaired above)
     from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted  # noqa: PLC0415
     from pyautoattack.square import SquareAttack  # noqa: PLC0415
@@ -145,11 +129,10 @@ def main() -> None:
     formats = [str(format_) for _, format_, _ in loaded]
     if len(set(formats)) < len(formats):
         parser.error(f"results are named by format, and these are not all different: {formats}")
-    for network, format_, settings in loaded:
-        root = arguments.data or settings.data.root
-        data = settings.data.model_copy(update={"root": root})
-        x, y = datasets.load(data, settings.seed).test.gather(slice(arguments.images))
-        model = Polynomial(freeze(network)).eval()
+    for path, (network, format_, settings) in zip(arguments.networks, loaded, strict=True):
+        images = bench.test_images(path, settings, arguments.data, arguments.images)
+        x, y = images.gather(slice(None))
+        model = bench.SeenThrough(freeze(network), Surrogate.POLYNOMIAL).eval()
         tried = cache(partial(robust, model, x, y))  # our Square is compared twice
         compared = pairs(model, settings.threat, arguments.runs, arguments.square_runs)
         for name, pair in compared.items():

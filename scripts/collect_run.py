@@ -21,10 +21,11 @@ from mbnas.inspection import audit_file
 def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, Any]:
     """All that is shown, and what someone needs to judge or repeat it."""
     settings, manifest = folder.settings(), read_json(folder.manifest_file)
-    candidates = sorted(each.parent for each in folder.path.glob("candidates/*/metrics.json"))
-    records = [retrained(each, settings.test.audit) for each in candidates]
+    candidates, effort = bench.retrained(folder), settings.test.audit
+    records = [retrained(each, effort) for each in candidates]
     rescored = {record["id"]: record for record in folder.rescored.read()}
-    started, finished = folder.settings_file.stat().st_mtime, folder.path.glob("candidates/*/*")
+    started = folder.settings_file.stat().st_mtime
+    finished = [audit_file(each, effort).stat().st_mtime for each in candidates]
     return {
         "command": command,
         "commit": commit,
@@ -35,7 +36,7 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
         "layers": settings.space.layers,
         "budget": settings.search.budget,
         "threat": settings.threat.model_dump(mode="json"),
-        "minutes": (max(each.stat().st_mtime for each in finished) - started) / 60,
+        "minutes": (max(finished) - started) / 60,
         "evaluations": len(folder.trials.read()),
         "scored on": settings.search.images,
         "pareto": [row | rescored[row["id"]] for row in read_json(folder.pareto_file)],

@@ -79,7 +79,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--trials", type=bench.positive, default=64)
-    parser.add_argument("--h", type=float, nargs="+", default=[0.1, 0.5], help="of the deviation")
+    parser.add_argument(
+        "--h", type=bench.above_zero, nargs="+", default=[0.1, 0.5], help="of the deviation"
+    )
     parser.add_argument("--name", default="layer", help="of the result")
     arguments = parser.parse_args()
     rows = []

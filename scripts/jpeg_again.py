@@ -19,7 +19,7 @@ from pathlib import Path
 import bench
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mbnas.data import SUFFIXES
 from mbnas.errors import DataError
@@ -45,10 +45,10 @@ def copied(source: Path, images: Path, target: Path) -> float:
     try:
         with Image.open(source) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError):
         raise DataError(f"cannot read image {str(source)!r}; it is damaged, replace it") from None
     again = coded(pixels)
-    copy = target / source.relative_to(images).with_suffix(".png")
+    copy = target / f"{source.relative_to(images)}.png"
     copy.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(again).save(copy)
     return float(np.square(pixels.astype(float) - again).mean())

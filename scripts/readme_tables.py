@@ -209,8 +209,9 @@ def attacks(result: Result) -> str:
     runs = some["robust"]["runs"]
     parts = [
         f"`{result['command']}` ({machine(result)}, {result['threads']} threads): PGD-20, robust "
-        f"accuracy as mean ± standard deviation over {runs} rounds with new random starts, and how "
-        "many times as many images a second mbnas attacks, median (least–most)."
+        f"accuracy as mean ± standard deviation over {runs} rounds with new random starts, "
+        "images a second in the fastest round, and how many times as many mbnas attacks, median "
+        "(least–most)."
     ]
     for name, network in result["measured"].items():
         rows = [
@@ -324,12 +325,13 @@ def recipe(result: Result) -> str:
     """Validation accuracy of every variant, most accurate first, and what it adds to today's."""
     measured = result["measured"]
     formats = list(next(iter(measured["accuracy"].values())))
+    seeds = ", ".join(map(str, measured["seeds"]))
+    several = len(measured["seeds"]) > 1
     described = (
         f"`{result['command']}` ({machine(result)}): natural accuracy on {measured['images']} "
-        f"validation images, mean ± standard deviation over seeds "
-        f"{', '.join(map(str, measured['seeds']))}; {measured['train images']} training images, "
-        f"{measured['epochs']} epochs. In brackets the mean difference to today's recipe with the "
-        "same seeds."
+        f"validation images, {'mean ± standard deviation over seeds' if several else 'seed'} "
+        f"{seeds}; {measured['train images']} training images, {measured['epochs']} epochs. In "
+        f"brackets the {'mean ' * several}difference to today's recipe{' by seed' * several}."
     )
 
     def cell(accuracies: list[float], today: list[float]) -> str:

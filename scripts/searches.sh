@@ -3,7 +3,8 @@
 #   scripts/searches.sh CIFAR_FOLDER OUT_FOLDER
 # Digits takes minutes on two cores; the two on CIFAR-10 took 63 and 86, on one core each.
 set -euo pipefail
-cifar="$1" out="$2"
+usage="usage: scripts/searches.sh CIFAR_FOLDER OUT_FOLDER"
+cifar="${1:?$usage}" out="${2:?$usage}"
 
 mbnas search --space search_spaces/digits.yaml --budget 6e6 --out "$out/digits"
 
@@ -13,7 +14,7 @@ mbnas search --space search_spaces/resnet8-cifar10.yaml --budget 8e7 --data "$ci
 # The recipe of resnet20.yaml is for a GPU; this is what a CPU core does in an hour and a half.
 mbnas search --space search_spaces/resnet20.yaml --budget 2e8 --data "$cifar" \
     --out "$out/resnet20" --evaluations 48 --retrain 3 \
-    --set choices.weight_bases=[1,2,3] --set choices.activation_bases=[1,2,3] \
+    --set "choices.weight_bases=[1,2,3]" --set "choices.activation_bases=[1,2,3]" \
     --set data.train_images=10000 \
     --set supernet.epochs=8 --set supernet.sampled=1 --set supernet.guard_images=128 \
     --set search.population=12 --set search.images=300 --set search.recalibration_images=512 \

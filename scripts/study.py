@@ -42,9 +42,21 @@ def parser(description: str | None, *, epochs: int) -> argparse.ArgumentParser:
 def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple[Settings, Options]:
     """Settings of the study and the options that decide its results.
 
-    Makes the folder of finished work; one begun with other options is refused.
+    Makes the folder of finished work, once all options are seen to be valid; one begun with others
+    is refused.
     """
     torch.set_num_threads(arguments.threads)
+    small = (
+        *bench.images_in(arguments.data),
+        f"data.image_size={arguments.image_size}",
+        f"data.shift={arguments.image_size // 8}",
+        f"data.train_images={arguments.train_images}",
+        f"retraining.epochs={arguments.epochs}",
+        "retraining.precision=float32",  # whatever the processor
+    )
+    settings = load(SPACE, (*small, *changes, *arguments.set))
+    for format_ in arguments.formats:
+        Format.parse(format_, settings.space.layers)
     options: Options = {
         "image size": arguments.image_size,
         "train images": arguments.train_images,
@@ -59,15 +71,7 @@ def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple
     known = json.loads(note.read_text())
     if known != options:
         sys.exit(f"{arguments.work} was begun with {known}, now {options}; give another --work")
-    small = (
-        *bench.images_in(arguments.data),
-        f"data.image_size={arguments.image_size}",
-        f"data.shift={arguments.image_size // 8}",
-        f"data.train_images={arguments.train_images}",
-        f"retraining.epochs={arguments.epochs}",
-        "retraining.precision=float32",  # whatever the processor
-    )
-    return load(SPACE, (*small, *changes, *arguments.set)), options
+    return settings, options
 
 
 def untrained(settings: Settings, format_: str) -> Network:

@@ -136,7 +136,7 @@ def main() -> None:
     settings = run.settings()
     layers = settings.space.layers
     scored = [Trial.from_record(each, layers) for each in run.trials.read()]
-    retrained = {each.parent.name for each in run.path.glob("candidates/*/metrics.json")}
+    retrained = {each.name for each in bench.retrained(run)}
     drawn = sample(scored, arguments.count, settings.seed)
     trials = [*drawn, *(each for each in scored if each.id in retrained and each not in drawn)]
     rows = {

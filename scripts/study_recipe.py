@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mbnas import data as datasets
 from mbnas import freeze
 from mbnas.data import Data
-from mbnas.files import write_json
+from mbnas.files import write_atomically, write_json
 from mbnas.images import Images
 from mbnas.layers import QuantizedConv2d, Unquantized, WeightQuantizer
 from mbnas.networks import Network
@@ -132,7 +132,6 @@ VARIANTS = {
     "latent weights not standardised": Variant(altered=with_latent_weights_as_they_are),
     "scales per layer": Variant(rebuild=scales_of_layers),
     "shortcuts around two convolutions": Variant(backbone={"block_shortcuts": True}),
-    "shortcuts that average and repeat": Variant(backbone={"averaged_shortcuts": True}),
     "PReLU behind convolutions": Variant(backbone={"prelu": True}),
     "two stages": Variant(staged=True),
     "distilled from float": Variant(teacher="today"),
@@ -175,12 +174,9 @@ VARIANTS = {
         )
         for decay in (1e-2, 1e-1)
     },
-    **{
-        f"PReLU, tanh, averaged shortcuts, Muon 0.02, weight decay {decay:g}": improved(
-            optimizer=Optimizer.MUON, learning_rate=2e-2, weight_decay=decay
-        )
-        for decay in (1e-2, 1e-1)
-    },
+    "PReLU, tanh, averaged shortcuts, Muon 0.02, weight decay 0.1": improved(
+        optimizer=Optimizer.MUON, learning_rate=2e-2, weight_decay=1e-1
+    ),
 }
 
 
@@ -230,7 +226,7 @@ def taught_by_float(
         network.load_state_dict(torch.load(target, weights_only=True))
     else:
         learn(network, variant, settings, data, None, seed, target.with_suffix(".float"))
-        torch.save(network.state_dict(), target)
+        write_atomically(target, lambda path: torch.save(network.state_dict(), path))
     frozen = freeze(network)
 
     @torch.no_grad()

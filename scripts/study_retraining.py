@@ -18,6 +18,8 @@ import bench
 
 import mbnas
 from mbnas import pipeline, runs
+from mbnas.assignment import Assignment
+from mbnas.report import short
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Trial
 
@@ -26,26 +28,35 @@ COLUMNS = ("natural", "robust", "worst case")
 
 
 def measured(
-    run: RunFolder, candidate: str, start: str, teacher: str, arguments: argparse.Namespace
-) -> Row:
-    """What one network reaches; a copy of the run, without its networks, takes each way's."""
-    copy = arguments.work / f"{start}-{teacher}"
-    if not copy.exists():
-        shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("candidates"))
+    run: RunFolder, chosen: list[str], start: str, teacher: str, arguments: argparse.Namespace
+) -> list[Row]:
+    """What the chosen candidates reach; a copy of the run, without its networks, takes theirs.
+
+    All are trained before the first is audited: adversarial images of each are tried on all others.
+    """
+    copy = RunFolder(arguments.work / f"{start}-{teacher}")
+    if not copy.path.exists():
+        unfinished = copy.path.with_suffix(".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(run.path, unfinished, ignore=shutil.ignore_patterns("candidates"))
+        unfinished.rename(copy.path)
     images = bench.images_in(arguments.data)
     changes = (f"retraining.start={start}", f"retraining.teacher={teacher}", *arguments.set)
     settings = mbnas.load(run.settings_file, [*changes, *images])
-    metrics = pipeline.retrain_candidate(copy, candidate, settings)
-    audit = bench.quick_audit(RunFolder(copy).candidate(candidate), settings, images)
-    return {
-        "start": start,
-        "teacher": teacher,
-        "assignment": metrics["assignment"],
-        "bops": metrics["bops"],
-        "natural": metrics["test"]["natural"],
-        "robust": metrics["test"]["pgd"]["mean"],
-        "worst case": audit["worst_case"]["accuracy"],
-    }
+    trained = [pipeline.retrain_candidate(copy.path, each, settings) for each in chosen]
+    audits = [bench.quick_audit(copy.candidate(each), settings, images) for each in chosen]
+    return [
+        {
+            "start": start,
+            "teacher": teacher,
+            "assignment": metrics["assignment"],
+            "bops": metrics["bops"],
+            "natural": metrics["test"]["natural"],
+            "robust": metrics["test"]["pgd"]["mean"],
+            "worst case": audit["worst_case"]["accuracy"],
+        }
+        for metrics, audit in zip(trained, audits, strict=True)
+    ]
 
 
 def main() -> None:
@@ -61,8 +72,9 @@ def main() -> None:
     arguments = parser.parse_args()
     run = runs.reopen(arguments.run)
     settings = run.settings()
-    trials = [Trial.from_record(each, settings.space.layers) for each in run.trials.read()]
-    retrained = {each.parent.name for each in run.path.glob("candidates/*/metrics.json")}
+    layers = settings.space.layers
+    trials = [Trial.from_record(each, layers) for each in run.trials.read()]
+    retrained = {each.name for each in bench.retrained(run)}
     chosen = [
         trial.id
         for trial in sorted(trials, key=lambda each: each.bops)
@@ -70,22 +82,24 @@ def main() -> None:
     ]
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = [
-        measured(run, candidate, start, teacher, arguments)
-        for start, teacher, candidate in product(arguments.starts, arguments.teachers, chosen)
+        row
+        for start, teacher in product(arguments.starts, arguments.teachers)
+        for row in measured(run, chosen, start, teacher, arguments)
     ]
     bench.show(
         "test images",
         ["start, teacher, assignment", "MBOPS", *COLUMNS],
         [
             [
-                f"{each['start']}, {each['teacher']}, {each['assignment']}",
+                f"{each['start']}, {each['teacher']}, "
+                f"{short(Assignment.parse(each['assignment'], layers))}",
                 f"{each['bops'] / 1e6:.2f}",
                 *(f"{100 * each[column]:.1f}" for column in COLUMNS),
             ]
             for each in rows
         ],
     )
-    found = {"seed": settings.seed, "layers": settings.space.layers, "networks": rows}
+    found = {"seed": settings.seed, "layers": layers, "networks": rows}
     print(bench.keep(f"retraining-{arguments.name or settings.name}", found))
 
 

@@ -47,9 +47,12 @@ def scored(
     device, layers = pick_device(settings.device), settings.space.layers
     data = datasets.load(settings.data, seed).to(device)
     problem = Problem.of(pretrained(run, settings, data, device).eval(), data, settings)
-    for assignment in assignments[len(run.trials.read()) :]:
-        run.trials.append(problem.score(Assignment.parse(assignment, layers)).record())
-    return [Trial.from_record(record, layers) for record in run.trials.read()]
+    known = {record["assignment"]: record for record in run.trials.read()}
+    for assignment in assignments:
+        if assignment not in known:
+            known[assignment] = problem.score(Assignment.parse(assignment, layers)).record()
+            run.trials.append(known[assignment])
+    return [Trial.from_record(known[each], layers) for each in assignments]
 
 
 def main() -> None:

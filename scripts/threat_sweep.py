@@ -20,10 +20,7 @@ import plotly.graph_objects as go
 import torch
 
 from mbnas import Surrogate, freeze, load_network
-from mbnas import data as datasets
-from mbnas.checkpoints import require_images_of
 from mbnas.devices import pick_device
-from mbnas.errors import SettingsError
 from mbnas.evaluation import Spread, correct_at_each_iterate
 from mbnas.files import write_text
 from mbnas.progress import bar
@@ -36,13 +33,9 @@ COLOURS = px.colors.qualitative.Plotly
 def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
     """One row for each step size, run and iterate; the random start is iterate 0."""
     network, _, settings = load_network(path)
-    root = arguments.data or settings.data.root
-    data = datasets.load(settings.data.model_copy(update={"root": root}), settings.seed)
-    require_images_of(path, data.test)
-    if not 1 <= arguments.images <= len(data.test):
-        raise SettingsError(f"--images {arguments.images}: there are 1 to {len(data.test)}")
+    images = bench.test_images(path, settings, arguments.data, arguments.images)
     device = pick_device(settings.device)
-    x, y = data.test.to(device).gather(slice(arguments.images))
+    x, y = images.to(device).gather(slice(None))
     frozen = freeze(network.to(device))
     rows = []
     with bar(path.name, len(arguments.steps) * arguments.runs) as advance:
@@ -109,8 +102,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--name", default="networks", help="of the result")
-    parser.add_argument("--eps", type=float, default=8, help="of 255")
-    parser.add_argument("--steps", type=float, nargs="+", default=[0.1, 0.5, 1], help="of 255")
+    parser.add_argument("--eps", type=bench.above_zero, default=8, help="of 255")
+    parser.add_argument(
+        "--steps", type=bench.above_zero, nargs="+", default=[0.1, 0.5, 1], help="of 255"
+    )
     parser.add_argument("--iterations", type=bench.positive, default=1000)
     parser.add_argument("--runs", type=bench.positive, default=5)
     parser.add_argument("--images", type=bench.positive, default=500)

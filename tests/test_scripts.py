@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -155,6 +156,20 @@ def test_counts_begin_with_1(
     assert f"{count!r} is not a whole number from 1 on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("length", ["0", "-1", "nan", "inf", "two"])
+@pytest.mark.parametrize("script", ["gradient_gap"], indirect=True)
+def test_lengths_are_above_zero(
+    script: ModuleType,
+    length: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", "--h", length])
+    with pytest.raises(SystemExit):
+        script.bench.run(script.main)
+    assert f"{length!r} is not a number above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
 def test_a_file_in_the_place_of_a_folder_is_named(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -189,6 +204,24 @@ def test_a_mistake_is_answered_in_one_line(
         script.bench.run(script.main)
     assert str(tmp_path) in str(stopped.value)
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "mistake"),
+    [
+        ("study_recipe", ("--set", "retraining.epoch=3")),
+        ("study_surrogates", ("--formats", "mbn1x1", "mbn9x9")),
+    ],
+    indirect=["script"],
+)
+def test_a_study_that_cannot_be_begun_leaves_nothing(
+    script: ModuleType, mistake: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--data", str(tmp_path), "--work", str(tmp_path / "work"), *mistake]
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *options])
+    with pytest.raises(SystemExit, match=r"epoch|mbn9x9"):
+        script.bench.run(script.main)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
@@ -277,6 +310,9 @@ def test_finds_are_retrained_once_in_every_way(
     for row, (start, teacher) in zip(rows[:: len(finds)], ways, strict=True):
         folder = tmp_path / "work" / f"{start}-{teacher}" / "candidates" / finds[0]
         assert read_json(folder / "metrics.json")["test"]["natural"] == row["natural"]
+        for one, other in permutations(finds, 2):  # each meets all others, whichever came first
+            audit = (folder.parent / one / "audit-quick.json").read_text()
+            assert f"transfer from {other}" in audit
     assert sorted(run.path.rglob("*")) == before
     assert "| scratch | labels | mean |" in importlib.import_module("readme_tables").retraining(
         found
@@ -324,6 +360,12 @@ def test_supernets_of_both_rules_are_trained_once_and_ranked(
     with mock.patch.object(Supernet, "forward", side_effect=AssertionError):
         script.main()
     assert json.loads((tmp_path / "rules-digits.json").read_text()) == found
+    write_json(
+        tmp_path / "ranking-digits.json", {"measured": {"ranked": 3, "assignments": known[::-1]}}
+    )
+    script.main()  # scores find their networks in any order
+    again = json.loads((tmp_path / "rules-digits.json").read_text())
+    assert again["measured"]["tau"] == found["measured"]["tau"]
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
@@ -404,18 +446,21 @@ def test_images_lose_anew_off_the_grid_of_their_first_coding_only(
         script.bench.run(script.main)
         before, after = (
             np.asarray(Image.open(folder / "test" / "cat" / name)).astype(float)
-            for folder, name in ((images, "1.jpg"), (target, "1.png"))
+            for folder, name in ((images, "1.jpg"), (target, "1.jpg.png"))
         )
         assert before.shape == after.shape
         lost[shift] = np.sqrt(np.square(before - after).mean())
     assert lost[script.OFF_GRID] > 3 * lost[0]
 
 
+@pytest.mark.parametrize("kept", [0, 8, 900], ids=["empty", "no header", "cut off"])
 @pytest.mark.parametrize("script", ["jpeg_again"], indirect=True)
 def test_a_damaged_image_is_named(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "1.jpg").write_text("no image")
+    noise = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "1.jpg")
+    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:kept])
     monkeypatch.setattr(sys, "argv", ["jpeg_again.py", str(tmp_path), str(tmp_path / "again")])
     with pytest.raises(SystemExit, match=r"cannot read image .*1\.jpg"):
         script.bench.run(script.main)
