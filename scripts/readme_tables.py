@@ -8,6 +8,7 @@ Tests fail while a page shows anything else than this script writes.
 import json
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from mbnas.report import short
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "scripts" / "results"
 PAGES = (ROOT / "README.md", ROOT / "scripts" / "README.md")
-MARKED = re.compile(r"(<!-- (\w+): ([\w.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (\w+): ([\w.*-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Result = dict[str, Any]
 
 
@@ -277,6 +278,31 @@ def paper(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def trainings(results: dict[str, Result]) -> str:
+    """Rows of several results, most accurate first, and by which recipe; results by name."""
+    header = ["result", "epochs", "start", "teacher", "by, learning rate", "decay"]
+    header += ["natural %", "worst case %", "loss, test", "training"]
+    rows = []
+    for name, result in results.items():
+        words = shlex.split(result["command"])
+        changes = dict(word.split("=", 1) for word in words if "=" in word)
+        optimizer = changes.get("retraining.optimizer", "adam").capitalize()
+        for each in result["measured"]:
+            told = [
+                str(each["epochs"]),
+                changes.get("retraining.start", ""),
+                changes.get("retraining.teacher", ""),
+                f"{optimizer} {changes['retraining.learning_rate']}",
+                changes.get("retraining.weight_decay", ""),
+            ]
+            reached = [percent(each["natural"]), percent(each["worst case"]["accuracy"])]
+            losses = (each.get(loss) for loss in ("loss", "training loss"))
+            reached += ["" if loss is None else f"{loss:.2f}" for loss in losses]
+            label = name if len(result["measured"]) == 1 else f"{name}, {each['format']}"
+            rows.append((each["format"], -each["natural"], [label, *told, *reached]))
+    return table(header, [row for _, _, row in sorted(rows)])
+
+
 def averaged(values: list[float], digits: int = 1) -> str:
     """The value, or mean and deviation of several."""
     if len(values) == 1:
@@ -511,10 +537,17 @@ KINDS: dict[str, Callable[[Result], str]] = {
 
 
 def written(page: str) -> str:
-    """The page with the tables that its markers ask for: ``<!-- search: digits -->``."""
+    """The page with the tables that its markers ask for.
+
+    ``<!-- search: digits -->`` is one result, ``<!-- all: resnet20-*cpu -->`` rows of the paper.
+    """
 
     def filled(match: re.Match[str]) -> str:
         opening, kind, name, closing = match.groups()
+        if kind == "all":
+            files = sorted(RESULTS.glob(f"paper-{name}.json"))
+            of = {each.stem.removeprefix("paper-"): json.loads(each.read_text()) for each in files}
+            return f"{opening}{trainings(of)}\n{closing}"
         result = json.loads((RESULTS / f"{kind}-{name}.json").read_text())
         return f"{opening}{KINDS[kind](result)}\n{closing}"
 

@@ -8,6 +8,8 @@ import helpers
 import pytest
 from helpers import ROOT, TINY
 
+import mbnas
+
 README = helpers.README.read_text()
 
 
@@ -20,7 +22,11 @@ def test_the_tables_are_the_ones_the_script_writes() -> None:
 
 def test_every_result_is_shown_and_every_script_is_named() -> None:
     page = (ROOT / "scripts" / "README.md").read_text()
-    shown = {f"{kind}-{name}" for kind, name in re.findall(r"<!-- (\w+): (\S+) -->", README + page)}
+    shown = {
+        f"{kind}-{name}"
+        for kind, name in re.findall(r"<!-- (\w+): (\S+) -->", README + page)
+        if kind != "all"  # those of which each is shown on its own, too
+    }
     assert shown == {each.stem for each in (ROOT / "scripts" / "results").glob("*.json")}
     helpers = {"bench.py", "study.py"}
     scripts = {each.name for each in (ROOT / "scripts").glob("*.py")} - helpers
@@ -58,6 +64,16 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names = runpy.run_path(str(tmp_path / "example.py"))
     assert names["logits"].shape == (8, 10)
     assert (tmp_path / "run" / "pareto.json").exists()
+
+
+def test_the_settings_for_images_of_ones_own_are_valid() -> None:
+    command = re.search(r"^mbnas search  --space (\S+)([^`]*)```", README, re.MULTILINE)
+    assert command is not None
+    changes = re.findall(r"--set (\S+)", command[2])
+    assert "data.classes=K" in changes
+    settings = mbnas.load(ROOT / command[1], [each.replace("=K", "=3") for each in changes])
+    assert settings.data.name == "folder"
+    assert settings.search.images <= settings.data.validation
 
 
 def test_ci_runs_the_test_command() -> None:
