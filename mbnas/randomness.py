@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A seed for one purpose, such as ``derive(0, "epoch", 3)``; 63 bits of SHA-256."""
+    """A seed for one purpose, such as ``derive(0, "epoch", 3)``; 63 bits of SHA-256.
+
+    Words of one purpose hold no slash, by which they are told apart.
+    """
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 

@@ -66,7 +66,6 @@ def complaint(load: Callable[[Path], object], path: Path) -> str:
 
 
 def test_a_network_comes_back_bit_for_bit(network_file: Path) -> None:
-    torch.manual_seed(0)
     saved, (loaded, format_, settings) = random_network(), load_network(network_file)
     assert same(loaded, saved)
     assert {"mean", "head.running_var", "head.num_batches_tracked"} <= loaded.state_dict().keys()
@@ -79,7 +78,6 @@ def test_a_network_comes_back_bit_for_bit(network_file: Path) -> None:
 
 
 def test_a_supernet_comes_back_bit_for_bit(supernet_file: Path) -> None:
-    torch.manual_seed(0)
     saved, loaded = random_supernet(), load_supernet(supernet_file)
     assert same(loaded, saved)
     assert loaded.space == SPACE

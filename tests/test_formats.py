@@ -24,17 +24,20 @@ EVERY = (
     "mbn1x1",
     "mbn3x1",
     "mbn3x1,1x1,2x2,1x3,1x1,5x7",
+    "wprune4",
+    "cprune4,6,2,8,4,1",
 )
 every_format = pytest.mark.parametrize("text", EVERY)
 WIDTHS = st.tuples(st.integers(1, 8), st.integers(1, 8))
 
 
 @given(
-    family=st.sampled_from([Family.PACT, Family.MBN]),
+    family=st.sampled_from([Family.PACT, Family.MBN, Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED]),
     widths=st.lists(WIDTHS, min_size=2, max_size=5),
 )
 def test_text_reads_back_equal(family: Family, widths: list[tuple[int, int]]) -> None:
-    text = ",".join(f"{m}x{n}" for m, n in widths)
+    pruned = family in (Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED)
+    text = ",".join(f"{m}x{8 if pruned else n}" for m, n in widths)
     format_ = Format(family, Assignment.parse(text, len(widths)))
     assert Format.parse(str(format_), len(widths)) == format_
 

@@ -105,7 +105,6 @@ def expanded(
 def test_merged_convolution_equals_the_expanded_sum(
     bases: Bases, stride: int, surrogate: Surrogate
 ) -> None:
-    torch.manual_seed(0)
     layer, x = scrambled(convolution(row(stride), Family.MBN, bases)), quarters(2, 3, 6, 6)
     norm = neutral().double()
     merged = layer(x, norm, surrogate)
@@ -231,7 +230,6 @@ def test_layers_of_the_other_formats_have_the_gradients_of_their_formulas(
 
 
 def test_the_default_surrogate_is_the_straight_through_estimator() -> None:
-    torch.manual_seed(0)
     layer = convolution(row(), Family.MBN, Bases(2, 2))
     x = torch.randn(1, 3, 6, 6, requires_grad=True)
     default, ste, tanh = (

@@ -13,7 +13,6 @@ from mbnas.losses import (
     margin,
     rescaled_cross_entropy,
     targeted_logit_ratio,
-    towards,
 )
 
 SEEDS = st.integers(0, 2**32)
@@ -75,12 +74,6 @@ def test_two_classes_and_equal_logits_have_finite_losses() -> None:
     for logits in (torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.zeros(2, 2)):
         for loss in (cross_entropy, margin, logit_ratio, rescaled_cross_entropy):
             assert loss(logits, y).isfinite().all()
-
-
-@given(seed=SEEDS)
-def test_towards_a_class_is_down_its_loss(seed: int) -> None:
-    logits, target = drawn(seed)
-    assert torch.equal(towards(margin)(logits, target), -margin(logits, target))
 
 
 @given(seed=SEEDS, scale=st.floats(1e-3, 1e4), shift=st.floats(-100, 100))

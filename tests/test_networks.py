@@ -87,7 +87,6 @@ def test_an_assignment_of_another_depth_makes_no_network() -> None:
 @TABLES
 @pytest.mark.parametrize("surrogate", list(Surrogate))
 def test_every_parameter_receives_a_gradient(table: Backbone, surrogate: Surrogate) -> None:
-    torch.manual_seed(0)
     network = multibit(table, Assignment.uniform(2, 3, len(table.searchable)))
     labels = torch.randint(table.classes, (8,))
     F.cross_entropy(network(images(table, 8), surrogate), labels).backward()
@@ -97,7 +96,6 @@ def test_every_parameter_receives_a_gradient(table: Backbone, surrogate: Surroga
 
 
 def test_the_surrogate_changes_the_gradient_but_not_the_logits() -> None:
-    torch.manual_seed(0)
     network, x = multibit(RESNET8, MIXED).eval(), images(RESNET8).requires_grad_()
     default, ste, tanh = (
         network(x, *chosen) for chosen in ((), (Surrogate.STE,), (Surrogate.TANH,))
@@ -110,7 +108,6 @@ def test_the_surrogate_changes_the_gradient_but_not_the_logits() -> None:
 
 
 def test_standardising_is_part_of_the_network() -> None:
-    torch.manual_seed(0)
     network, x = multibit(RESNET8, MIXED).eval(), images(RESNET8)
     mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.5, 2.0])
     beforehand = network((x - mean.view(3, 1, 1)) / std.view(3, 1, 1))
@@ -121,7 +118,6 @@ def test_standardising_is_part_of_the_network() -> None:
 
 def test_silent_convolutions_leave_parameter_free_shortcuts() -> None:
     """Every second pixel twice over, and new channels of zeros on both sides."""
-    torch.manual_seed(0)
     network, x = scrambled(lambda: multibit(RESNET8, MIXED)).eval(), images(RESNET8)
     for layer in network.convolutions.values():
         layer.activations.beta.data.zero_()
@@ -133,7 +129,6 @@ def test_silent_convolutions_leave_parameter_free_shortcuts() -> None:
 
 def test_averaged_shortcuts_lose_no_pixel_and_no_channel() -> None:
     """Each stage but the first averages 2x2 pixels and doubles the channels by repeating them."""
-    torch.manual_seed(0)
     table = replace(RESNET8, averaged_shortcuts=True)
     network, x = scrambled(lambda: multibit(table, MIXED)).eval(), images(RESNET8)
     for layer in network.convolutions.values():
@@ -154,7 +149,6 @@ def test_averaged_shortcuts_fit_odd_images(size: int) -> None:
 @pytest.mark.parametrize("table", [RESNET8, RESNET18, BENT], ids=lambda table: table.name)
 def test_a_block_shortcut_spans_both_convolutions(table: Backbone) -> None:
     """x + conv2(conv1(x)) of each block, where x shrinks as the first convolution does."""
-    torch.manual_seed(0)
     layers = Assignment.uniform(2, 1, len(table.searchable))
     network = scrambled(lambda: multibit(replace(table, block_shortcuts=True), layers)).eval()
     x = images(table)
@@ -182,7 +176,6 @@ def test_a_block_shortcut_spans_both_convolutions(table: Backbone) -> None:
 
 def test_batch_norm_comes_before_the_sign() -> None:
     """Statistics so far off that no sign changes any more silence the images altogether."""
-    torch.manual_seed(0)
     network = multibit(RESNET8, MIXED).eval()
     first = RESNET8.searchable[0].name
     seen = []
@@ -218,7 +211,6 @@ def test_a_network_takes_over_all_that_fits_of_another_format(format_: str) -> N
 @TABLES
 @pytest.mark.parametrize("bases", [(1, 1), (3, 2), (8, 8)])
 def test_frozen_network_gives_the_same_bits(table: Backbone, bases: tuple[int, int]) -> None:
-    torch.manual_seed(0)
     network = scrambled(lambda: multibit(table, Assignment.uniform(*bases, len(table.searchable))))
     x = images(table)
     frozen = freeze(network)
@@ -227,7 +219,6 @@ def test_frozen_network_gives_the_same_bits(table: Backbone, bases: tuple[int, i
 
 @pytest.mark.parametrize("surrogate", list(Surrogate))
 def test_frozen_network_shows_attacks_the_same_gradient(surrogate: Surrogate) -> None:
-    torch.manual_seed(0)
     network, x = (
         scrambled(lambda: multibit(RESNET8, MIXED)).eval(),
         images(RESNET8).requires_grad_(),
@@ -255,7 +246,6 @@ def test_what_is_frozen_is_frozen_as_it_is() -> None:
 
 
 def test_freezing_leaves_the_original_alone() -> None:
-    torch.manual_seed(0)
     network = scrambled(lambda: multibit(RESNET8, MIXED)).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     frozen = freeze(network)
