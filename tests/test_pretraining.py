@@ -1,0 +1,89 @@
+"""The supernet of a run: what it starts from, and what its epochs are judged by."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import noise, same, tiny
+
+from mbnas import pretraining
+from mbnas.data import Data
+from mbnas.evaluation import Scores, Stage, guard_stages, recalibrate
+from mbnas.images import Images
+from mbnas.networks import Network, freeze
+from mbnas.pretraining import pretrained
+from mbnas.runs import RunFolder
+from mbnas.settings import Threat
+from mbnas.supernet import Supernet, extract
+
+CPU = torch.device("cpu")
+SETTINGS = tiny()
+TABLE, SPACE = SETTINGS.table, SETTINGS.space
+DATA = Data(*(noise(40, TABLE.image, TABLE.classes, seed) for seed in range(3)), held_out=())
+Judged = tuple[Network, Images, Threat, tuple[Stage, ...]]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[Judged]:
+    """What is measured where an untrained supernet passes for a trained one."""
+    seen: list[Judged] = []
+
+    def measure(
+        network: Network,
+        images: Images,
+        threat: Threat,
+        _: torch.Generator,
+        stages: tuple[Stage, ...],
+    ) -> Scores:
+        seen.append((network, images, threat, stages))
+        return Scores(0.5, 0.5, None)
+
+    def fit(*_: object, guard: Callable[[], Scores], checkpoint: Path, **__: object) -> None:
+        guard()
+        checkpoint.touch()
+
+    monkeypatch.setattr(pretraining, "measure", measure)
+    monkeypatch.setattr(pretraining, "fit", fit)
+    return seen
+
+
+def untrained(folder: Path) -> Supernet:
+    return pretrained(RunFolder(folder), SETTINGS, DATA, CPU)
+
+
+def test_epochs_are_judged_by_the_guard_on_validation_images(
+    tmp_path: Path, judged: list[Judged]
+) -> None:
+    untrained(tmp_path)
+    ((_, images, threat, stages),) = judged
+    assert torch.equal(images.pixels[images.positions], DATA.validation.pixels[:20])
+    assert threat == SETTINGS.threat
+    assert stages == guard_stages(SETTINGS.threat, SETTINGS.supernet.guard_steps)
+
+
+def test_epochs_are_judged_by_the_largest_sub_network_with_statistics_of_its_own(
+    tmp_path: Path, judged: list[Judged]
+) -> None:
+    largest = freeze(extract(untrained(tmp_path), SPACE.largest))
+    recalibrate(largest, DATA.train.first(SETTINGS.search.recalibration_images))
+    ((network, *_),) = judged
+    assert same(network, largest)
+
+
+@pytest.mark.usefixtures("judged")
+def test_it_starts_with_the_statistics_of_the_training_images(tmp_path: Path) -> None:
+    supernet = untrained(tmp_path)
+    mean, std = DATA.statistics()
+    assert torch.equal(supernet.mean.flatten(), mean)
+    assert torch.equal(supernet.std.flatten(), std)
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_is_on_disk_is_trained_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supernet = untrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"supernet.safetensors"}
+    monkeypatch.setattr(pretraining, "fit", None)
+    assert same(untrained(tmp_path), supernet)
