@@ -1,6 +1,7 @@
 """A training loop that may stop anywhere, its schedule and its checkpoint."""
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -184,6 +185,13 @@ def test_training_augments_as_the_settings_say_and_moves_batch_norm(
     run(module, Script(natural(module)), tmp_path / "checkpoint", NATURAL)
     assert set(seen) == {(SETTINGS.data.shift, SETTINGS.data.flip)} == {(1, True)}
     assert not torch.equal(module.head.running_mean, before)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches(tmp_path: Path) -> None:
+    module, losses = network(), itertools.cycle((1.0, 3.0))
+    script = Script(lambda _: lambda *_: torch.tensor(next(losses)))
+    history = run(module, script, tmp_path / "checkpoint", NATURAL)
+    assert [epoch.loss for epoch in history] == [2] * NATURAL.epochs
 
 
 EIGHTHS = st.integers(2, 4)  # of the images are right; too close together for a collapse
