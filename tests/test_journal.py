@@ -1,6 +1,7 @@
 """A journal that survives being cut off anywhere."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_the_journal_reads_back(
         assert journal.read() == records[:count]
         journal.append(record)
     assert journal.read() == records
+
+
+def test_a_line_is_on_disk_before_the_next_step_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, synchronised = Journal(tmp_path / "trials.jsonl"), []
+    monkeypatch.setattr(os, "fsync", lambda handle: synchronised.append(os.fstat(handle)))
+    for count, record in enumerate(RECORDS, start=1):
+        journal.append(record)
+        assert len(synchronised) == count
+        written = journal.path.stat()
+        assert (synchronised[-1].st_ino, synchronised[-1].st_size) == (
+            written.st_ino,
+            written.st_size,
+        )
 
 
 def test_a_missing_journal_is_empty(tmp_path: Path) -> None:
