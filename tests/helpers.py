@@ -46,6 +46,10 @@ TINY = (  # a whole run in two seconds
     "test.images=20",
     "test.runs=1",
 )
+SEVERAL = (  # networks of different scores in the Pareto set, and more than one of them retrained
+    "threat.eps=0.1",
+    "retraining.candidates=2",
+)
 
 
 @cache

@@ -11,7 +11,7 @@ from unittest import mock
 import pandas as pd
 import pytest
 import torch
-from helpers import README, same, tiny
+from helpers import README, SEVERAL, same, tiny
 from torch import Tensor
 
 from mbnas import config, inspection, pipeline, pretraining, runs
@@ -32,14 +32,17 @@ from mbnas.search.problem import Problem, Trial
 from mbnas.settings import DataSettings, Effort, Robustness, Surrogate
 
 BUDGET = 110_000  # 2x2 everywhere is beyond it
-BUDGETED = f"search.budget={BUDGET}"
-SETTINGS = tiny(BUDGETED)
+CHANGES = (f"search.budget={BUDGET}", *SEVERAL)
+SETTINGS = tiny(*CHANGES)
 INPROCESS = Executor("inprocess", 2)
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return pipeline.run_search(SETTINGS, tmp_path_factory.mktemp("search") / "run", INPROCESS)
+    found = pipeline.run_search(SETTINGS, tmp_path_factory.mktemp("search") / "run", INPROCESS)
+    assert len({(each.natural, each.robust) for each in found.front}) >= 3  # what else is compared?
+    assert len(found.retrained) == 2
+    return found
 
 
 @pytest.fixture
@@ -189,22 +192,24 @@ def test_every_member_is_attacked_through_both_surrogates(outcome: Outcome) -> N
         assert outcome.worst_cases[trial.id] == record["worst_case"] <= trial.natural
 
 
-def test_the_knee_is_retrained_and_kept(outcome: Outcome) -> None:
-    (metrics,) = outcome.retrained
-    assert metrics["id"] == most_useful(outcome.front, 1)[0].id
-    folder = outcome.folder.candidate(metrics["id"])
-    written = read_json(folder / "metrics.json")
-    assert metrics == {**written, "audit": read_json(folder / "audit-quick.json")}
-    _, format_, settings = load_network(folder)
-    assignment = format_.widths
-    assert (folder / "assignment.txt").read_text() == f"{assignment}\n"
-    assert (str(assignment), assignment.id) == (metrics["assignment"], metrics["id"])
-    assert metrics["bops"] == cost(assignment)
-    assert settings == SETTINGS
+def test_the_most_useful_are_retrained_the_knee_first_and_kept(outcome: Outcome) -> None:
+    assert [metrics["id"] for metrics in outcome.retrained] == [
+        trial.id for trial in most_useful(outcome.front, 2)
+    ]
+    for metrics in outcome.retrained:
+        folder = outcome.folder.candidate(metrics["id"])
+        written = read_json(folder / "metrics.json")
+        assert metrics == {**written, "audit": read_json(folder / "audit-quick.json")}
+        _, format_, settings = load_network(folder)
+        assignment = format_.widths
+        assert (folder / "assignment.txt").read_text() == f"{assignment}\n"
+        assert (str(assignment), assignment.id) == (metrics["assignment"], metrics["id"])
+        assert metrics["bops"] == cost(assignment)
+        assert settings == SETTINGS
 
 
 def test_a_checkpoint_scores_what_the_run_says(outcome: Outcome) -> None:
-    (metrics,) = outcome.retrained
+    metrics, _ = outcome.retrained
     folder = outcome.folder.candidate(metrics["id"])
     for path in (folder, folder / "network.safetensors"):
         measured = json.loads(json.dumps(inspection.evaluate_checkpoint(path)))
@@ -234,16 +239,23 @@ def test_other_test_images_change_nothing_but_the_test(
     assert journal(other.folder) == journal(outcome.folder)
     mine, yours = contents(outcome.folder), contents(other.folder)
     assert mine.keys() == yours.keys()
-    (metrics,) = outcome.retrained
-    identity = metrics["id"]
+    ids = [metrics["id"] for metrics in outcome.retrained]
     assert {name for name, content in mine.items() if content != yours[name]} == {
         "manifest.json",
-        *(f"candidates/{identity}/{name}" for name in ("metrics.json", "network.safetensors")),
-        *(f"candidates/{identity}/audit-quick.{kind}" for kind in ("json", "html")),
+        *(
+            f"candidates/{each}/{name}"
+            for each in ids
+            for name in (
+                *("metrics.json", "network.safetensors"),
+                *("audit-quick.json", "audit-quick.html"),
+            )
+        ),
     }
-    one, other_one = (load_network(each.folder.candidate(identity))[0] for each in (outcome, other))
-    assert same(one, other_one)
-    assert [each["training"] for each in other.retrained] == [metrics["training"]]
+    for each in ids:
+        one, another = (load_network(run.folder.candidate(each))[0] for run in (outcome, other))
+        assert same(one, another)
+    trained, again = ([each["training"] for each in run.retrained] for run in (outcome, other))
+    assert trained == again
 
 
 def test_resuming_a_finished_run_computes_and_changes_nothing(
@@ -270,15 +282,15 @@ def test_a_finished_run_keeps_its_tables_while_it_is_looked_through_again(
 
 
 def test_a_run_does_not_go_on_with_other_settings(copied: RunFolder) -> None:
-    other = tiny(f"search.budget={BUDGET}", "threat.eps=0.01")
-    with pytest.raises(SettingsError, match=r"other settings \(threat\.eps: 0\.15 -> 0\.01\)"):
+    other = tiny(*CHANGES, "threat.eps=0.01")
+    with pytest.raises(SettingsError, match=r"other settings \(threat\.eps: 0\.1 -> 0\.01\)"):
         pipeline.resume_search(copied.path, other, INPROCESS)
 
 
 def test_an_audit_under_another_threat_is_not_taken_for_the_runs_own(
     outcome: Outcome, copied: RunFolder
 ) -> None:
-    (metrics,) = outcome.retrained
+    metrics, _ = outcome.retrained
     folder = copied.candidate(metrics["id"])
     inspection.audit_checkpoint(folder, Effort.QUICK, ["threat.eps=0.01"])
     assert read_json(folder / "audit-quick.json")["threat"]["eps"] == 0.01
@@ -289,16 +301,17 @@ def test_a_finished_run_can_be_audited_more_thoroughly(
     outcome: Outcome, copied: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PLANS, Effort.STANDARD, replace(PLANS[Effort.QUICK], images=16))
-    thorough = tiny(f"search.budget={BUDGET}", "test.audit=standard")
-    (metrics,) = pipeline.resume_search(copied.path, thorough, INPROCESS).retrained
-    assert metrics["audit"]["images"] == 16
-    assert (copied.candidate(metrics["id"]) / "audit-standard.json").exists()
-    assert {**metrics, "audit": None} == {**outcome.retrained[0], "audit": None}
+    thorough = tiny(*CHANGES, "test.audit=standard")
+    retrained = pipeline.resume_search(copied.path, thorough, INPROCESS).retrained
+    for metrics, before in zip(retrained, outcome.retrained, strict=True):
+        assert metrics["audit"]["images"] == 16
+        assert (copied.candidate(metrics["id"]) / "audit-standard.json").exists()
+        assert {**metrics, "audit": None} == {**before, "audit": None}
 
 
 def test_any_candidate_can_be_retrained_by_its_id(outcome: Outcome, copied: RunFolder) -> None:
-    (metrics,) = outcome.retrained
-    other = next(trial for trial in outcome.trials if trial.id != metrics["id"])
+    done = {metrics["id"] for metrics in outcome.retrained}
+    other = next(trial for trial in outcome.trials if trial.id not in done)
     found = pipeline.retrain_candidate(copied.path, other.id, SETTINGS)
     assert (found["id"], found["bops"]) == (other.id, cost(other.assignment))
     assert read_json(copied.candidate(other.id) / "metrics.json") == found
@@ -306,11 +319,11 @@ def test_any_candidate_can_be_retrained_by_its_id(outcome: Outcome, copied: RunF
     assert {name: contents(copied)[name] for name in kept} == kept
 
 
-def test_retraining_anew_gives_the_same_network(outcome: Outcome, copied: RunFolder) -> None:
-    (metrics,) = outcome.retrained
+def test_retraining_anew_gives_the_same_networks(outcome: Outcome, copied: RunFolder) -> None:
     shutil.rmtree(copied.path / "candidates")
-    found = pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS)
-    assert found == {key: metrics[key] for key in found}
+    for metrics in reversed(outcome.retrained):
+        found = pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS)
+        assert found == {key: metrics[key] for key in found}
     kept = {name: each for name, each in contents(outcome.folder).items() if "audit" not in name}
     assert contents(copied) == kept
 
@@ -318,10 +331,10 @@ def test_retraining_anew_gives_the_same_network(outcome: Outcome, copied: RunFol
 def test_a_retrained_network_is_not_passed_off_as_one_of_other_settings(
     outcome: Outcome, copied: RunFolder
 ) -> None:
-    (metrics,) = outcome.retrained
+    metrics, _ = outcome.retrained
     found = pipeline.retrain_candidate(copied.path, metrics["id"], SETTINGS)
     assert found == {key: metrics[key] for key in found}
-    scratch = tiny(f"search.budget={BUDGET}", "retraining.start=scratch")
+    scratch = tiny(*CHANGES, "retraining.start=scratch")
     with pytest.raises(SettingsError, match=r"retraining\.start: supernet -> scratch"):
         pipeline.retrain_candidate(copied.path, metrics["id"], scratch)
     shutil.rmtree(copied.candidate(metrics["id"]))
@@ -332,8 +345,8 @@ def test_a_candidate_is_not_retrained_on_images_of_another_split(
     outcome: Outcome, copied: RunFolder
 ) -> None:
     """Its supernet would know them."""
-    (metrics,) = outcome.retrained
-    other = tiny(f"search.budget={BUDGET}", "seed=1")
+    metrics, _ = outcome.retrained
+    other = tiny(*CHANGES, "seed=1")
     with pytest.raises(DataError, match="or they are split otherwise"):
         pipeline.retrain_candidate(copied.path, metrics["id"], other)
 
@@ -363,8 +376,8 @@ def test_the_largest_sub_network_teaches_unless_nobody_is_to(
     candidate = next(each.id for each in outcome.trials if each.id not in done)
     with mock.patch("mbnas.pipeline.retrain", lambda *_, **named: seen.append(named)):
         for teacher in ("supernet", "null"):
-            changes = (f"retraining.start={start}", f"retraining.teacher={teacher}")
-            pipeline.retrain_candidate(copied.path, candidate, tiny(BUDGETED, *changes))
+            asked = tiny(*CHANGES, f"retraining.start={start}", f"retraining.teacher={teacher}")
+            pipeline.retrain_candidate(copied.path, candidate, asked)
     taught, untaught = seen
     assert same(taught["teacher"], largest)
     assert untaught["teacher"] is None
