@@ -208,6 +208,14 @@ def test_the_most_useful_are_retrained_the_knee_first_and_kept(outcome: Outcome)
         assert settings == SETTINGS
 
 
+def test_each_retrained_network_is_attacked_by_images_of_the_other(outcome: Outcome) -> None:
+    ids = [metrics["id"] for metrics in outcome.retrained]
+    for metrics, other in zip(outcome.retrained, reversed(ids), strict=True):
+        names = metrics["audit"]["standing_after"]
+        transfers = [each for each in names if each.startswith("transfer from ")]
+        assert transfers == [f"transfer from {other}"]
+
+
 def test_a_checkpoint_scores_what_the_run_says(outcome: Outcome) -> None:
     metrics, _ = outcome.retrained
     folder = outcome.folder.candidate(metrics["id"])
