@@ -12,34 +12,37 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from helpers import DIGITS, TINY
+from helpers import DIGITS, SEVERAL, TINY
 
 from mbnas import cli
 from mbnas.runs import RunFolder
 
 SPACE = [
     *("--space", str(DIGITS), "--budget", "110000"),
-    *(word for each in TINY for word in ("--set", each)),
+    *(word for each in (*TINY, *SEVERAL) for word in ("--set", each)),
 ]
 INPROCESS = ["--executor", "inprocess", "--workers", "2"]
 # The first command runs in this process, the others in children of it that find all loaded. A child
-# gets a signal just before its so many-th operation on a file of the run folder; 0 means never.
+# gets a signal just before it touches a file of the run folder for the so many-th time; 0 is never.
+# What is written as a whole is touched four times: twice written, then moved, then cleared up.
 LIVES = """
 import json, os, signal as signals, sys, torch, traceback
 from mbnas import cli
 signals.signal(signals.SIGINT, signals.default_int_handler)  # whatever this was started by
 torch.set_num_threads(1)
 
-def live(folder, operation, signal, command):
+def live(folder, file, time, signal, command):
     def count(event, arguments):
-        nonlocal operation
-        if event in ("open", "os.mkdir", "os.remove", "os.rename") and folder in str(arguments[0]):
-            operation -= 1
-            if operation == 0:
-                os.kill(os.getpid(), signal)
+        nonlocal time
+        if event in ("open", "os.remove", "os.rename") and folder in str(arguments[0]):
+            name = os.path.basename(arguments[0])
+            if name == file or name.startswith(f".{file}."):
+                time -= 1
+                if time == 0:
+                    os.kill(os.getpid(), signal)
     os.dup2(os.open(f"{folder}.stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if operation:
+    if time:
         sys.addaudithook(count)
     sys.argv = ["mbnas", *command]
     cli.main()
@@ -63,16 +66,32 @@ for life in others:
         traceback.print_exc()
     os._exit(code)
 """
-# A run makes 125 operations: the supernet is there from 19 on, the search ends at 37, re-scoring at
-# 64, retraining at 89; then comes the audit.
-STORIES: dict[str, list[tuple[int, signal.Signals]]] = {
+Moment = tuple[str, int]
+KILLS: dict[str, list[Moment]] = {
+    "killed in the supernet, before the Pareto set and in the audit": [
+        *(("supernet.training.pt", 6), ("pareto.json", 3), ("audit-quick.jsonl", 5)),
+    ],
+    "killed in the search and between two retrained networks": [
+        *(("trials.jsonl", 5), ("pareto.csv", 9)),
+    ],
+    "killed in re-scoring and at the end of the second audit": [
+        *(("rescored.jsonl", 2), ("audit-quick.html", 5)),
+    ],
+    "killed again and again": [
+        *(("split.json", 3), ("supernet.training.pt", 5), ("supernet.safetensors", 2)),
+        *(("trials.jsonl", 4), ("rescored.jsonl", 3)),
+        *(("metrics.json", 2), ("training-supernet.pt", 4)),  # of the second one
+    ],
+}
+INTERRUPTS: dict[str, list[Moment]] = {
+    "interrupted in the supernet and in the search": [
+        *(("supernet.training.pt", 5), ("trials.jsonl", 9)),
+    ],
+}
+STORIES: dict[str, list[tuple[Moment, signal.Signals]]] = {
     "uninterrupted": [],
-    **{
-        f"killed before operation {moment}": [(moment, signal.SIGKILL)]
-        for moment in (12, 20, 24, 36, 49, 70, 76, 100)
-    },
-    "killed again and again": [(each, signal.SIGKILL) for each in (8, 5, 9, 6, 15, 6)],
-    **{f"interrupted before operation {moment}": [(moment, signal.SIGINT)] for moment in (14, 30)},
+    **{name: [(each, signal.SIGKILL) for each in moments] for name, moments in KILLS.items()},
+    **{name: [(each, signal.SIGINT) for each in moments] for name, moments in INTERRUPTS.items()},
 }
 every_story = pytest.mark.parametrize("name", STORIES)
 
@@ -109,9 +128,9 @@ def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ending]:
     folder = tmp_path_factory.mktemp("runs")
     runs = {name: folder / f"run {number}" for number, name in enumerate(STORIES)}
     lives = [
-        (str(runs[name]), operation, number, command(runs[name], life > 0))
+        (str(runs[name]), *moment, number, command(runs[name], life > 0))
         for name, signals in STORIES.items()
-        for life, (operation, number) in enumerate([*signals, (0, 0)])
+        for life, (moment, number) in enumerate([*signals, (("", 0), 0)])
     ]
     told = subprocess.run(
         [sys.executable, "-c", LIVES, json.dumps(lives)],
@@ -139,16 +158,18 @@ def test_a_run_ends_as_if_it_had_never_been_stopped(endings: dict[str, Ending], 
     assert "Traceback" not in ending.stderr
     assert ending.codes == [*(expected[number] for _, number in STORIES[name]), 0]
     assert ending.found == endings["uninterrupted"].found
-    assert len(ending.found) == 12
+    assert len(ending.found) == 16
 
 
-@pytest.mark.parametrize("name", [each for each in STORIES if each.startswith("interrupted")])
+@pytest.mark.parametrize("name", INTERRUPTS)
 def test_an_interrupted_run_tells_how_to_go_on(endings: dict[str, Ending], name: str) -> None:
     lines = endings[name].stderr.splitlines()
-    (told,) = (line for line in lines if line.startswith("mbnas:"))
-    message, _, advice = told.partition(" with: ")
-    assert message == "mbnas: interrupted; go on"
-    assert shlex.split(advice) == ["mbnas", "search", "--resume", str(endings[name].folder)]
+    told = [line for line in lines if line.startswith("mbnas:")]
+    assert len(told) == len(INTERRUPTS[name])
+    for line in told:
+        message, _, advice = line.partition(" with: ")
+        assert message == "mbnas: interrupted; go on"
+        assert shlex.split(advice) == ["mbnas", "search", "--resume", str(endings[name].folder)]
 
 
 def run(*arguments: str) -> None:
@@ -163,7 +184,7 @@ def run(*arguments: str) -> None:
         (("--seed", "1"), "seed: 0 -> 1"),
         (("--budget", "1e6"), "search.budget: 110000.0 -> 1000000.0"),
         (("--evaluations", "13"), "search.evaluations: 12 -> 13"),
-        (("--retrain", "2"), "retraining.candidates: 1 -> 2"),
+        (("--retrain", "1"), "retraining.candidates: 2 -> 1"),
         (("--set", "threat.steps=3"), "threat.steps: 2 -> 3"),
         (("--space", str(DIGITS)), "backbone.width: 2 -> 16"),
     ],
