@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
+from victims import grey, masked
 
 from mbnas import backbones
 from mbnas.assignment import Assignment
-from mbnas.auditing import PLANS, Audit, Verdict, audit, page, withstanding
-from mbnas.auditing.case import Case
+from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, page, withstanding
+from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.checks import Check, judge, percent
-from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER, Evidence
+from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER, Evidence, _attacks, gather
+from mbnas.auditing.ledger import Ledger
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
+from mbnas.evaluation import another
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.journal import Journal
@@ -318,13 +321,6 @@ def test_the_loss_rises_alike_whatever_the_batches(monkeypatch: pytest.MonkeyPat
     assert case.rise(Surrogate.STE, 3) == pytest.approx(whole, rel=1e-4)
 
 
-def test_pgd_of_the_paper_counts_both_iterates() -> None:
-    last, every = Case(Misleading(), IMAGES, THREAT, 0).by_the_paper(5, 0)
-    natural = Case(Misleading(), IMAGES, THREAT, 0).natural()
-    assert not (every & ~natural).any()
-    assert not (every & ~last).any()
-
-
 def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides() -> None:
     case = Case(honest(), IMAGES, THREAT, 0)
     left = withstanding(case, 100, case.natural())
@@ -338,6 +334,77 @@ def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides()
     hidden = withstanding(shattered, 400, shattered.natural())
     by_gradient = shattered.by_the_paper(20, 0)[0]
     assert hidden.float().mean() < by_gradient.float().mean() - 0.1
+
+
+# Surrogates
+
+SHORT = replace(PLANS[Effort.STANDARD], apgd=2, queries=1, doublings=1, paper=(10,), runs=1)
+GREY = grey([115] * 8, [0] * 8, side=16)  # broken only where every pixel is as bright as can be
+
+
+def hidden(leads: Surrogate, own: Surrogate, elsewhere: int = -1) -> Case:
+    """A network that falls through one surrogate, under a threat through another."""
+    threat = Threat(eps=0.25, step=0.1, steps=10, surrogate=own)
+    return Case(masked(leads, elsewhere), GREY, threat, 0)
+
+
+def gathered(case: Case, plan: Plan, path: Path) -> Evidence:
+    return gather(case, plan, {}, Ledger(Journal(path / "journal"), {}, lambda _: None))
+
+
+@pytest.mark.parametrize("leads", list(Surrogate))
+def test_the_one_surrogate_that_leads_anywhere_is_found(leads: Surrogate, tmp_path: Path) -> None:
+    found = gathered(hidden(leads, another(leads)), SHORT, tmp_path)
+    assert len(found.sweep) == len(LOSSES) * len(Surrogate)
+    assert {name: int(mask.sum()) for name, mask in found.sweep.items()} == {
+        name: 0 if name.endswith(f", {leads}") else len(GREY) for name in found.sweep
+    }
+    assert found.strongest.endswith(f", {leads}")
+    assert found.radii == {radius: float(radius < 0.25) for radius in found.radii}
+    rising = {surrogate: curve[-1] > curve[0] for surrogate, curve in found.rises.items()}
+    assert rising == {Surrogate.STE: leads is Surrogate.STE, leads: True}
+
+
+@pytest.mark.parametrize("leads", [Surrogate.STE, Surrogate.TANH])
+def test_what_follows_the_sweep_takes_its_strongest_surrogate(leads: Surrogate) -> None:
+    """Of other networks it takes the threat's own."""
+    case = hidden(leads, Surrogate.POLYNOMIAL)
+    twin = {"twin": masked(Surrogate.POLYNOMIAL)}
+    left = {
+        name: int(case.standing(attack, model, case.natural()).sum())
+        for name, (attack, model) in _attacks(case, SHORT, twin, ("margin", leads)).items()
+    }
+    assert left.pop(f"{SQUARE}1 queries") == len(GREY)
+    assert set(left.values()) == {0}
+    assert len(left) == 3 + 1 + len(twin)
+
+
+def test_pgd_of_the_paper_goes_through_the_straight_through_estimator_alone() -> None:
+    blind, sees = hidden(Surrogate.TANH, Surrogate.TANH), hidden(Surrogate.STE, Surrogate.TANH)
+    assert blind.by_the_paper(10, 0).all()
+    assert not sees.by_the_paper(10, 0).any()
+
+
+def test_pgd_of_the_paper_counts_both_iterates() -> None:
+    """An image that is wrong naturally and mended by the attack is right at the last one only."""
+    bright = grey([115] * 8 + [200] * 4, [0] * 12, side=16)
+    last, every = replace(hidden(Surrogate.TANH, Surrogate.TANH), images=bright).by_the_paper(10, 0)
+    assert last.all()
+    assert every.tolist() == [True] * 8 + [False] * 4
+
+
+def test_images_without_a_gradient_are_counted_through_the_surrogate_that_is_asked() -> None:
+    case = hidden(Surrogate.TANH, Surrogate.POLYNOMIAL, elsewhere=0)
+    rates = {surrogate: case.zero_gradients(surrogate) for surrogate in Surrogate}
+    assert rates == {surrogate: surrogate is not Surrogate.TANH for surrogate in Surrogate}
+
+
+@pytest.mark.parametrize("own", list(Surrogate))
+def test_the_short_worst_case_sees_through_two_surrogates(own: Surrogate) -> None:
+    cases = {leads: hidden(leads, own) for leads in Surrogate}
+    left = {leads: withstanding(case, 1, case.natural()) for leads, case in cases.items()}
+    assert {leads for leads, mask in left.items() if not mask.any()} == {own, another(own)}
+    assert sum(int(mask.sum()) for mask in left.values()) == 3 * len(GREY)
 
 
 # Pages

@@ -11,6 +11,7 @@ from helpers import noise, same, scrambled, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from victims import grey, masked
 
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
@@ -35,13 +36,6 @@ from mbnas.settings import Robustness, Settings, Surrogate, Threat
 Model = Callable[..., Tensor]
 TABLE = backbones.build("resnet8", width=2, image=(1, 8, 8), classes=3)
 THREAT = Threat(eps=0.4, step=0.05, steps=20)
-
-
-def grey(levels: list[int], labels: list[int]) -> Images:
-    """One image of one pixel for each level from 0 to 255."""
-    return Images.of(
-        torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor(labels)
-    )
 
 
 def right_where(condition: Callable[[Tensor], Tensor]) -> Model:
@@ -210,22 +204,14 @@ def test_the_worst_case_sees_through_what_one_surrogate_hides() -> None:
     images, rng = grey([128] * 6, [0] * 6), generator(0)
     hidden = Threat(eps=0.4, step=0.1, steps=20, surrogate=Surrogate.POLYNOMIAL)
     plain, worst = (
-        measure(masked, images, hidden, rng, scoring_stages(each, hidden)) for each in Robustness
+        measure(masked(Surrogate.TANH), images, hidden, rng, scoring_stages(each, hidden))
+        for each in Robustness
     )
     assert plain.robust > worst.robust == 0
     assert plain.natural == worst.natural == 1
 
 
 # The report on test images
-
-
-def masked(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
-    """Class 0 below 0.7; the straight-through estimator leads away from there."""
-    brightness = x.flatten(1).mean(1)
-    margin = torch.where(brightness < 0.7, 1.0, -1.0)
-    direction = 1 if surrogate is Surrogate.TANH else -1
-    margin = margin - direction * (brightness - brightness.detach())
-    return torch.stack((margin, -margin), dim=1)
 
 
 def reporting(surrogate: Surrogate, seed: int = 0) -> Settings:
@@ -243,7 +229,7 @@ def reporting(surrogate: Surrogate, seed: int = 0) -> Settings:
 @pytest.mark.parametrize("surrogate", [Surrogate.STE, Surrogate.TANH])
 def test_the_report_tells_the_surrogates_apart(surrogate: Surrogate) -> None:
     images = grey([115] * 8 + [255] * 4, [0] * 12)
-    scores = final_scores(masked, images, reporting(surrogate))
+    scores = final_scores(masked(Surrogate.TANH), images, reporting(surrogate))
     assert (scores.natural, scores.images) == (8 / 12, 12)
     assert (scores.attacked, scores.runs) == (8, 3)
     through_tanh = {"tanh_every": Spread(0, 0), "tanh_last": Spread(0, 0)}
@@ -264,7 +250,9 @@ def test_every_run_and_every_seed_starts_elsewhere(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("mbnas.final.at_last_and_every", attacked)
     for seed in (0, 1):
-        final_scores(masked, grey([115] * 8, [0] * 8), reporting(Surrogate.STE, seed))
+        final_scores(
+            masked(Surrogate.TANH), grey([115] * 8, [0] * 8), reporting(Surrogate.STE, seed)
+        )
     assert len(starts) == 2 * 3
 
 

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 
 from mbnas.attacks import Model
+from mbnas.evaluation import Steered
+from mbnas.images import Images
+from mbnas.settings import Surrogate
 
 WEIGHT = torch.linspace(-1, 1, 12, dtype=torch.float64)  # no zero among them
 
@@ -42,3 +45,24 @@ def counting(model: Model, sizes: list[int]) -> Model:
 def certain(x: Tensor) -> Tensor:
     """Class 1 whatever the image, though the gradient pretends otherwise."""
     return torch.tensor([0.0, 50.0]).to(x) + linear(x) / 1000
+
+
+def grey(levels: list[int], labels: list[int], side: int = 1) -> Images:
+    """One image of one colour for each level from 0 to 255."""
+    pixels = torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return Images.of(pixels.repeat(1, 1, side, side), torch.tensor(labels))
+
+
+def masked(leads: Surrogate, elsewhere: int = -1) -> Steered:
+    """Class 0 below a brightness of 0.7; only one surrogate leads there.
+
+    The others lead away from there, or nowhere if ``elsewhere`` is 0.
+    """
+
+    def model(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        brightness = x.flatten(1).mean(1)
+        slope = 1 if surrogate is leads else elsewhere
+        margin = 0.7 - brightness.detach() - slope * (brightness - brightness.detach())
+        return torch.stack((margin, -margin), dim=1)
+
+    return model
