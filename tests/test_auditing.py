@@ -87,6 +87,20 @@ def audited(network: nn.Module, path: Path, **options: object) -> Audit:
     )
 
 
+SHORT = replace(PLANS[Effort.STANDARD], apgd=2, queries=1, doublings=1, paper=(10,), runs=1)
+GREY = grey([115] * 8, [0] * 8, side=16)  # broken only where every pixel is as bright as can be
+
+
+def hidden(leads: Surrogate, own: Surrogate, elsewhere: int = -1) -> Case:
+    """A network that falls through one surrogate, under a threat through another."""
+    threat = Threat(eps=0.25, step=0.1, steps=10, surrogate=own)
+    return Case(masked(leads, elsewhere), GREY, threat, 0)
+
+
+def gathered(case: Case, plan: Plan, path: Path) -> Evidence:
+    return gather(case, plan, {}, Ledger(Journal(path / "journal"), {}, lambda _: None))
+
+
 @pytest.fixture(scope="module")
 def of_honest(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     return audited(honest(), tmp_path_factory.mktemp("honest"))
@@ -160,6 +174,29 @@ def test_the_headline_counts_what_only_the_last_attacks_find(tmp_path: Path) -> 
     assert worst < swept - 3
     assert page.record(found)["worst_case"]["accuracy"] == pytest.approx(worst / 100)
     assert page.headline(found).startswith(f"{worst:.1f} %")
+
+
+def test_the_worst_case_counts_noise_and_every_run_of_the_paper(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each finds one image that nothing else does."""
+    images = grey([0] * 8, [0] * 8)  # out of reach
+
+    def but(*lost: int) -> Tensor:
+        return torch.tensor([image not in lost for image in range(8)])
+
+    def noise(_: Case, __: int, before: Tensor) -> Tensor:
+        return before & but(1)
+
+    def by_the_paper(_: Case, steps: int, run: int) -> Tensor:
+        found = {(2, 2): (but(2), but()), (3, 1): (but(), but(4))}
+        return torch.stack(found.get((steps, run), (but(), but())))
+
+    monkeypatch.setattr(Case, "noise", noise)
+    monkeypatch.setattr(Case, "by_the_paper", by_the_paper)
+    case = replace(hidden(Surrogate.TANH, Surrogate.TANH), images=images)
+    found = gathered(case, replace(SHORT, paper=(2, 3), runs=2), tmp_path)
+    assert found.worst.tolist() == but(1, 2, 4).tolist()
 
 
 def of_100(right: int) -> Tensor:
@@ -337,19 +374,6 @@ def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides()
 
 
 # Surrogates
-
-SHORT = replace(PLANS[Effort.STANDARD], apgd=2, queries=1, doublings=1, paper=(10,), runs=1)
-GREY = grey([115] * 8, [0] * 8, side=16)  # broken only where every pixel is as bright as can be
-
-
-def hidden(leads: Surrogate, own: Surrogate, elsewhere: int = -1) -> Case:
-    """A network that falls through one surrogate, under a threat through another."""
-    threat = Threat(eps=0.25, step=0.1, steps=10, surrogate=own)
-    return Case(masked(leads, elsewhere), GREY, threat, 0)
-
-
-def gathered(case: Case, plan: Plan, path: Path) -> Evidence:
-    return gather(case, plan, {}, Ledger(Journal(path / "journal"), {}, lambda _: None))
 
 
 @pytest.mark.parametrize("leads", list(Surrogate))
