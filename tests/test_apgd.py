@@ -9,7 +9,7 @@ from victims import batch, certain, counting, linear, seeded, uphill
 
 from mbnas import losses
 from mbnas.attacks import apgd, apgd_targeted, broken, pgd, uniform_start
-from mbnas.attacks.apgd import checkpoints
+from mbnas.attacks.apgd import _Ascent, _review, checkpoints
 
 
 @given(
@@ -154,3 +154,51 @@ def test_moves_are_those_of_the_paper() -> None:
         z = (here + step * (40 * here).cos().sign()).clamp(0.5 - eps, 0.5 + eps)
         moved = here + 0.75 * (z - here) + 0.25 * (here - before)
         torch.testing.assert_close(after, moved.clamp(0.5 - eps, 0.5 + eps))
+
+
+@pytest.mark.parametrize(
+    ("rises", "grown", "halved", "kept"),
+    [
+        (6, True, False, True),
+        (6, True, True, True),
+        (5, True, False, False),
+        (5, True, True, False),
+        (6, False, False, False),
+        (6, False, True, True),
+        (5, False, True, False),
+    ],
+)
+def test_the_step_is_halved_when_the_paper_says(
+    rises: int, grown: bool, halved: bool, kept: bool
+) -> None:
+    """Croce & Hein 2020, Sec. 3.1: 1. fewer than 3/4 of 8 rises; 2. neither step nor best moved.
+
+    One row of a batch whose other row always keeps its step.
+    """
+
+    def column(*values: float) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64).view(2, 1, 1, 1)
+
+    before = _Ascent(
+        place=column(0.3, 0.4),
+        before=column(0.2, 0.5),
+        gradient=column(-1, 2),
+        value=torch.tensor([1.0, 2.0]),
+        best=column(0.6, 0.7),
+        best_gradient=column(3, -4),
+        best_value=torch.tensor([5.0, 6.0]),
+        step=column(0.8, 0.8),
+        rises=torch.tensor([float(rises), 8]),
+        mark=torch.tensor([4.0 if grown else 5.0, 4.0]),
+        halved=torch.tensor([halved, False]),
+    )
+    after = _review(before, 8)
+    unmoved = ("before", "best", "best_gradient", "best_value")
+    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in unmoved)
+    assert torch.equal(after.place, before.place if kept else column(0.6, 0.4))
+    assert torch.equal(after.gradient, before.gradient if kept else column(3, 2))
+    assert after.value.tolist() == [1 if kept else 5, 2]
+    assert torch.equal(after.step, before.step if kept else column(0.4, 0.8))
+    assert after.halved.tolist() == [not kept, False]
+    assert after.mark.tolist() == [5, 6]
+    assert after.rises.tolist() == [0, 0]
