@@ -19,7 +19,15 @@ from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, page, withstanding
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.checks import Check, judge, percent
-from mbnas.auditing.evidence import DOUBLED, SQUARE, TRANSFER, Evidence, _attacks, gather
+from mbnas.auditing.evidence import (
+    AUTOATTACK,
+    DOUBLED,
+    SQUARE,
+    TRANSFER,
+    Evidence,
+    _attacks,
+    gather,
+)
 from mbnas.auditing.ledger import Ledger
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
@@ -199,6 +207,17 @@ def test_the_worst_case_counts_noise_and_every_run_of_the_paper(
     assert found.worst.tolist() == but(1, 2, 4).tolist()
 
 
+FURTHER = {  # attacks after the sweep, in turn, and the check that each enters
+    "APGD-CE": "APGD",
+    "APGD-DLR": "APGD",
+    f"{DOUBLED}20 steps": "more iterations and starts",
+    f"{DOUBLED}40 steps": "more iterations and starts",
+    f"{SQUARE}9": "Square, gradient-free",
+    AUTOATTACK: AUTOATTACK,
+    f"{TRANSFER}twin": "transfer",
+}
+
+
 def of_100(right: int) -> Tensor:
     return torch.arange(100) < right
 
@@ -215,7 +234,7 @@ def sound() -> Evidence:
         sweep={"own": left},
         strongest="own",
         swept=left,
-        standing={"APGD-CE": left, f"{DOUBLED}20 steps": left, f"{SQUARE}9": left},
+        standing=dict.fromkeys(FURTHER, left),
         radii={0.0: 0.9, 0.1: 0.6, 1.0: 0.0},
         rises={"ste": [0.0, 1.0, 1.0, 1.0, 1.0]},
         zero_gradients={"ste": 0.0},
@@ -225,24 +244,92 @@ def sound() -> Evidence:
 PASSES, WARNS, FAILS = Verdict.PASS, Verdict.WARN, Verdict.FAIL
 
 
+def further(attack: str) -> Callable[[int], Evidence]:
+    """Percentage points that one of the attacks after the sweep finds beyond all before it."""
+
+    def found(points: int) -> Evidence:
+        names = list(FURTHER)
+        late = names[names.index(attack) :]
+        left = {name: of_100(60 - points if name in late else 60) for name in names}
+        return replace(sound(), standing=left)
+
+    return found
+
+
+def swept(points: int) -> Evidence:
+    return replace(
+        sound(), sweep={"own": of_100(60), "other": of_100(60 - points)}, strongest="other"
+    )
+
+
+def at_last(surplus: int) -> Evidence:
+    """Images right at the last of 50 iterates beyond those right without an attack."""
+    every, last = of_100(90)[None], of_100(90 + surplus)[None]
+    return replace(sound(), last={20: every, 50: last}, every={20: every, 50: every})
+
+
+def by_the_way(slack: int) -> Evidence:
+    """Images wrong at one of 50 iterates and right at the last."""
+    every, last = of_100(60)[None], of_100(60 + slack)[None]
+    return replace(sound(), last={20: every, 50: last}, every={20: every, 50: every})
+
+
+def noisy(standing: int) -> Evidence:
+    return replace(sound(), noise=of_100(standing))
+
+
+def in_the_box(standing: int) -> Evidence:
+    return replace(sound(), radii={1.0: standing / 100, 0.0: 0.9, 0.1: 0.6})
+
+
+def rising(points: int) -> Evidence:
+    """Of a curve that is written down in no order."""
+    return replace(sound(), radii={1.0: 0.0, 0.2: (60 + points) / 100, 0.0: 0.9, 0.1: 0.6})
+
+
+def flat(images: int) -> Evidence:
+    return replace(sound(), zero_gradients={"ste": 0.0, "tanh": images / 100, "wide": 0.0})
+
+
+BEYOND_ALL = {0: PASSES, 1: PASSES, 2: WARNS, 3: WARNS, 4: FAILS}
+GAP = {0: PASSES, 5: PASSES, 6: WARNS, 10: WARNS, 11: FAILS}
+
+
 @pytest.mark.parametrize(
-    ("name", "verdicts"),
+    ("name", "changed", "verdicts"),
     [
-        ("gap to the worst case", {0: PASSES, 5: PASSES, 6: WARNS, 10: WARNS, 11: FAILS}),
-        ("Square, gradient-free", {0: PASSES, 1: PASSES, 2: WARNS, 3: WARNS, 4: FAILS}),
+        ("gap to the worst case", further(f"{SQUARE}9"), GAP),
+        ("last iterate", at_last, {-5: PASSES, 0: PASSES, 1: FAILS}),
+        ("last iterate", by_the_way, {5: PASSES, 6: WARNS, 30: WARNS}),
+        ("losses and surrogates", swept, GAP),
+        ("random noise", noisy, {61: PASSES, 60: PASSES, 59: FAILS}),
+        ("growing eps", in_the_box, {0: PASSES, 1: PASSES, 2: WARNS, 5: WARNS, 6: FAILS}),
+        ("growing eps", rising, {0: PASSES, 2: PASSES, 3: WARNS, 5: WARNS, 6: FAILS}),
+        ("images without a gradient", flat, {1: PASSES, 2: WARNS, 10: WARNS, 11: FAILS}),
+        *((name, further(attack), BEYOND_ALL) for attack, name in FURTHER.items()),
     ],
 )
-def test_verdicts_change_at_their_thresholds(name: str, verdicts: dict[int, Verdict]) -> None:
-    """Percentage points that Square finds beyond all before it."""
-
+def test_verdicts_change_at_their_thresholds(
+    name: str, changed: Callable[[int], Evidence], verdicts: dict[int, Verdict]
+) -> None:
     def verdict(points: int) -> Verdict:
-        evidence = sound()
-        evidence.standing[f"{SQUARE}9"] = of_100(60 - points)
-        (check,) = (each for each in judge(evidence) if each.name == name)
+        (check,) = (each for each in judge(changed(points)) if each.name == name)
         return check.verdict
 
-    assert all(check.verdict is PASSES for check in judge(sound()))
     assert {points: verdict(points) for points in verdicts} == verdicts
+
+
+def test_sound_evidence_passes_every_check() -> None:
+    checks = judge(sound())
+    assert len({check.name for check in checks}) == len(checks) == 12
+    assert {check.verdict for check in checks} == {PASSES}
+
+
+@pytest.mark.parametrize(("attack", "name"), FURTHER.items())
+def test_what_an_attack_finds_is_held_against_it_alone(attack: str, name: str) -> None:
+    """The gap to the worst case holds what any of them finds, but passes up to 5 points."""
+    checks = judge(further(attack)(4))
+    assert [check.name for check in checks if check.verdict is not PASSES] == [name]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +338,7 @@ def test_verdicts_change_at_their_thresholds(name: str, verdicts: dict[int, Verd
 def test_a_loss_that_climbs_on_as_it_began_has_not_converged(
     power: float, verdict: Verdict
 ) -> None:
-    rises = {"ste": [(step / 20) ** power for step in range(21)]}
+    rises = sound().rises | {"tanh": [(step / 20) ** power for step in range(21)]}
     (check,) = (
         each
         for each in judge(replace(sound(), rises=rises))
