@@ -504,6 +504,13 @@ def test_pgd_of_the_paper_counts_both_iterates() -> None:
     assert every.tolist() == [True] * 8 + [False] * 4
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_step_or_two_are_enough_to_cross_the_whole_box(steps: int) -> None:
+    case = hidden(Surrogate.TANH, Surrogate.POLYNOMIAL)
+    attack = case.pgd("margin", Surrogate.TANH, steps, eps=1.0)
+    assert not case.standing(attack, case.through(Surrogate.TANH), case.natural()).any()
+
+
 def test_images_without_a_gradient_are_counted_through_the_surrogate_that_is_asked() -> None:
     case = hidden(Surrogate.TANH, Surrogate.POLYNOMIAL, elsewhere=0)
     rates = {surrogate: case.zero_gradients(surrogate) for surrogate in Surrogate}

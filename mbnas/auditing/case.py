@@ -53,7 +53,7 @@ class Case:
         return partial(
             pgd,
             eps=radius,
-            step=self.threat.step if eps is None else 2.5 * radius / steps,
+            step=self.threat.step if eps is None else min(2.5 * radius / steps, 1),
             steps=steps,
             generator=self.rng(loss, surrogate, steps, radius),
             loss=LOSSES[loss],
