@@ -525,6 +525,65 @@ def test_the_short_worst_case_sees_through_two_surrogates(own: Surrogate) -> Non
     assert sum(int(mask.sum()) for mask in left.values()) == 3 * len(GREY)
 
 
+# Plans
+
+
+class Firm(nn.Module):
+    """Five classes, each of one pixel, that no attack within eps confuses."""
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        return 5 * x.flatten(1)
+
+
+def planned(effort: Effort, path: Path) -> Audit:
+    plan = replace(PLANS[effort], paper=(2, 3), runs=2, sweep=2, apgd=2, queries=5, doublings=1)
+    labels = torch.arange(16) % 5
+    images = Images.of(torch.eye(5)[labels].view(16, 1, 1, 5), labels)
+    return audit(Firm().eval(), images, THREAT, plan, seed=3, journal=Journal(path / "journal"))
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoAttack as if it were installed and stronger than anything."""
+
+    def standard(_: object, x: Tensor, __: Tensor, *, eps: float, seed: int) -> Tensor:
+        assert (eps, seed) == (THREAT.eps, 3)
+        return 1 - x
+
+    monkeypatch.setattr("mbnas.auditing.autoattack.standard", standard)
+    monkeypatch.setattr("mbnas.auditing.autoattack.available", lambda: True)
+
+
+ATTACKS = ["APGD-CE", "APGD-DLR", "APGD-T", f"{DOUBLED}4 steps, 2 starts", f"{SQUARE}5 queries"]
+
+
+@pytest.mark.usefixtures("reference")
+@pytest.mark.parametrize("effort", [Effort.STANDARD, Effort.FULL])
+def test_the_longer_plans_run_everything(effort: Effort, tmp_path: Path) -> None:
+    found = planned(effort, tmp_path)
+    pairs = {f"{loss}, {surrogate}" for loss in LOSSES for surrogate in Surrogate}
+    assert found.evidence.sweep.keys() == pairs
+    runs = [*found.evidence.last.items(), *found.evidence.every.items()]
+    assert [(steps, mask.shape) for steps, mask in runs] == [(2, (2, 16)), (3, (2, 16))] * 2
+    standing = {name: int(mask.sum()) for name, mask in found.evidence.standing.items()}
+    left = dict.fromkeys(ATTACKS, 16) | ({AUTOATTACK: 0} if effort is Effort.FULL else {})
+    assert list(standing.items()) == list(left.items())
+    assert int(found.evidence.worst.sum()) == list(left.values())[-1]
+    assert set(json.loads(json.dumps(page.record(found)))["paper"]) == {"PGD-2", "PGD-3"}
+
+
+@pytest.mark.usefixtures("reference")
+def test_autoattack_is_left_out_aloud_where_it_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mbnas.auditing.autoattack.available", lambda: False)
+    found = planned(Effort.FULL, tmp_path)
+    assert list(found.evidence.standing) == ATTACKS
+    assert not found.plan.autoattack
+    (message,) = caplog.messages
+    assert message.startswith("AutoAttack is left out")
+
+
 # Pages
 
 
