@@ -56,11 +56,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--command", required=True, help="that made the run")
     parser.add_argument("--commit", default=bench.commit(), help="of the code that made it")
+    parser.add_argument("--name", help="of the result (default: the run's space)")
     arguments = parser.parse_args()
     folder = runs.reopen(arguments.run)
     result = collected(folder, arguments.command, arguments.commit)
     bench.RESULTS.mkdir(exist_ok=True)
-    target = bench.RESULTS / f"search-{result['space']}.json"
+    target = bench.RESULTS / f"search-{arguments.name or result['space']}.json"
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(target)
 
