@@ -21,6 +21,7 @@ def environment() -> dict[str, Any]:
         "hardware": {
             "machine": platform.machine(),
             "processor": _processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),  # sums are rounded by them
             "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if cuda else None,
         },

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import tiny
 
 from mbnas import environment, runs
@@ -74,6 +75,7 @@ def test_the_manifest_says_what_made_the_run(
     assert manifest(folder.settings(), "f00d")["versions"]["no-such-package"] is None
     assert written["hardware"]["cores"] >= 1
     assert written["hardware"]["processor"]
+    assert written["hardware"]["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert read_json(folder.split_file) == {"seed": 5, "validation": [3, 1, 2]}
 
 
