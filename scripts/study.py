@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import bench
@@ -23,13 +24,16 @@ SPACE = Path("search_spaces/resnet8-cifar10.yaml")
 Options = dict[str, object]
 
 
-def parser(description: str | None, *, epochs: int) -> argparse.ArgumentParser:
+def parser(
+    description: str | None, *, epochs: int, formats: Sequence[str]
+) -> argparse.ArgumentParser:
     """With the options of every study."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
     made.add_argument("--work", type=Path, required=True, help="where what is finished is kept")
+    made.add_argument("--formats", nargs="+", default=formats)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--image-size", type=bench.positive, default=16)
     made.add_argument("--train-images", type=bench.positive, default=10_000)

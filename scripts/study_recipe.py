@@ -271,9 +271,8 @@ def trained(
 
 
 def main() -> None:
-    parser = study.parser(__doc__, epochs=15)
+    parser = study.parser(__doc__, epochs=15, formats=["mbn1x1"])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--formats", nargs="+", default=["mbn1x1"])
     parser.add_argument("--name", default="resnet8", help="of the result")
     arguments = parser.parse_args()
     settings, options = study.begun(arguments, f"retraining.training={Training.NATURAL}")

@@ -103,8 +103,7 @@ def summary(rows: list[Row]) -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    parser = study.parser(__doc__, epochs=10)
-    parser.add_argument("--formats", nargs="+", default=FORMATS)
+    parser = study.parser(__doc__, epochs=10, formats=FORMATS)
     parser.add_argument(
         "--trainings", nargs="+", default=TRAININGS, choices=["natural", *Surrogate]
     )
