@@ -82,14 +82,18 @@ def scales_of_layers(network: Network) -> None:
 class Scaled(nn.Module):
     """A tensor as that many times what is learned."""
 
+    factor: Tensor
+
     def __init__(self, factor: Tensor) -> None:
         super().__init__()
         self.register_buffer("factor", factor)
 
     def forward(self, learned: Tensor) -> Tensor:
+        """The tensor of what is learned."""
         return self.factor * learned
 
     def right_inverse(self, tensor: Tensor) -> Tensor:
+        """What is to be learned, of the tensor."""
         return tensor / self.factor
 
 
