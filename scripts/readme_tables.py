@@ -442,11 +442,13 @@ def ranking(result: Result) -> str:
     """Kendall's tau of each way to rank assignments with what their networks reach."""
     measured = result["measured"]
     taus, assignments = measured["tau"], measured["assignments"]
+    several = len(measured["seeds"]) > 1
     described = (
         f"`{result['command']}` ({machine(result)}). Kendall's tau ± standard error (jackknife) "
         f"over {measured['ranked']} assignments drawn from that run, scored on "
         f"{measured['scored on']} validation images, with their networks trained from scratch, "
-        f"mean of seeds {', '.join(map(str, measured['seeds']))}, on test images."
+        f"{'mean of seeds' if several else 'seed'} {', '.join(map(str, measured['seeds']))}, on "
+        "test images."
     )
     rows = [
         [way, *(f"{taus[each][way][0]:.2f} ± {taus[each][way][1]:.2f}" for each in taus)]
