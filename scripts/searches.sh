@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The three searches of the README, one after another.
+# The searches of the README and of scripts/README.md, one after another.
 #   scripts/searches.sh CIFAR_FOLDER OUT_FOLDER
-# Digits takes minutes on two cores; the two on CIFAR-10 took 63 and 86, on one core each.
+# Digits takes minutes on two cores; the two by FastAT took 63 and 86, on one core each.
 set -euo pipefail
 usage="usage: scripts/searches.sh CIFAR_FOLDER OUT_FOLDER"
 cifar="${1:?$usage}" out="${2:?$usage}"
@@ -21,3 +21,14 @@ mbnas search --space search_spaces/resnet20.yaml --budget 2e8 --data "$cifar" \
     --set retraining.epochs=8 --set retraining.guard_images=128 \
     --set test.images=500 --set test.runs=2
 
+# Trained naturally, by the recipe that helps a binary network most.
+mbnas search --space search_spaces/resnet8-cifar10.yaml --budget 2e7 --data "$cifar" \
+    --out "$out/resnet8-natural" --set name=resnet8-natural \
+    --set data.image_size=16 --set data.shift=2 \
+    --set threat.eps=2/255 --set threat.step=0.5/255 \
+    --set backbone.prelu=true --set backbone.averaged_shortcuts=true \
+    --set supernet.training=natural --set supernet.epochs=15 --set supernet.optimizer=muon \
+    --set supernet.learning_rate=0.02 --set supernet.weight_surrogate=tanh \
+    --set search.images=2000 \
+    --set retraining.training=natural --set retraining.epochs=10 --set retraining.optimizer=muon \
+    --set retraining.learning_rate=0.02 --set retraining.weight_surrogate=tanh

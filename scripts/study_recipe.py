@@ -100,7 +100,7 @@ class Scaled(nn.Module):
 def with_scales_at(speed: float) -> Callable[[Network], None]:
     """A step of Adam moves each alpha by ``speed`` learning rates of its initial value.
 
-    Else it moves alpha by a whole learning rate, half of its initial value and more at 0.02.
+    Else it moves alpha by a whole learning rate; 0.02 is a third to all of its initial value.
     """
 
     def rebuild(network: Network) -> None:
@@ -220,7 +220,6 @@ VARIANTS = {
         )
         for speed in (0.1, 1)
     },
-    "scales at 1": Variant(rebuild=with_scales_at(1)),
 }
 
 
