@@ -218,7 +218,11 @@ VARIANTS = {
         f"PReLU, tanh, averaged shortcuts, Muon 0.02, scales at {speed:g}": improved(
             optimizer=Optimizer.MUON, learning_rate=2e-2, rebuild=with_scales_at(speed)
         )
-        for speed in (0.1, 1)
+        for speed in (0.03, 0.1, 0.3, 1)
+    },
+    **{
+        f"scales at {speed:g}": Variant(rebuild=with_scales_at(speed))
+        for speed in (0.03, 0.1, 0.3, 1)
     },
 }
 
