@@ -220,10 +220,6 @@ VARIANTS = {
         )
         for speed in (0.03, 0.1, 0.3, 1)
     },
-    **{
-        f"scales at {speed:g}": Variant(rebuild=with_scales_at(speed))
-        for speed in (0.03, 0.1, 0.3, 1)
-    },
 }
 
 
