@@ -153,7 +153,7 @@ def _fill(path: Path, module: nn.Module) -> None:
 
 def _foreign(path: Path) -> DataError:
     return DataError(
-        f"checkpoint {str(path)!r} is truncated or was not written by mbnas; "
+        f"checkpoint {str(path)!r} is truncated or was not written by this version of mbnas; "
         "give a file that mbnas search, retrain or train wrote, or train it anew: move it away, "
         "with its whole folder where that is of one network"
     )

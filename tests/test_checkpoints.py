@@ -127,7 +127,7 @@ def test_a_truncated_file_is_named(
     for load, path in ((load_network, network_file), (load_supernet, supernet_file)):
         whole = path.read_bytes()
         path.write_bytes(whole[: int(fraction * len(whole))])
-        assert "truncated or was not written by mbnas" in complaint(load, path)
+        assert "truncated or was not written by this version of mbnas" in complaint(load, path)
 
 
 def test_a_setting_that_is_unknown_here_speaks_of_another_version(network_file: Path) -> None:
@@ -146,7 +146,7 @@ def test_random_bytes_are_no_checkpoint(load: Callable[[Path], object], tmp_path
     for seed in range(20):
         noise = torch.randint(256, (400,), generator=torch.Generator().manual_seed(seed))
         path.write_bytes(bytes(noise.tolist()))
-        assert "was not written by mbnas" in complaint(load, path)
+        assert "was not written by this version of mbnas" in complaint(load, path)
 
 
 @pytest.mark.parametrize("load", [load_network, load_supernet])
@@ -158,7 +158,7 @@ def test_weights_of_other_programs_are_refused(
 ) -> None:
     path = tmp_path / NETWORK_FILE
     save_file({"weight": torch.zeros(3)}, path, metadata)
-    assert "was not written by mbnas" in complaint(load, path)
+    assert "was not written by this version of mbnas" in complaint(load, path)
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -173,7 +173,9 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_their_description_are_refused(tmp_path: Path, bases: str) -> None:
     other = Assignment.parse(bases, SPACE.layers)
     save_network(tmp_path / NETWORK_FILE, multibit(TABLE, other), FORMAT, SETTINGS, IMAGES)
-    assert "was not written by mbnas" in complaint(load_network, tmp_path / NETWORK_FILE)
+    assert "was not written by this version of mbnas" in complaint(
+        load_network, tmp_path / NETWORK_FILE
+    )
 
 
 def test_a_supernet_is_no_network(supernet_file: Path) -> None:
