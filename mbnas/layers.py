@@ -28,27 +28,16 @@ from mbnas.normalisation import Standard, of_batch, of_weight, unchanged
 from mbnas.quantizers import height_for_normal, staircase, threshold_grid
 from mbnas.settings import Surrogate
 
-SCALE_SPEED = 0.1  # learning rates of its initial value that a step of Adam moves alpha by
-
 
 class WeightQuantizer(nn.Module):
-    """M weight bases: thresholds u (M,) and scales alpha (M, C_out, 1, 1, 1).
-
-    alpha = ``unit`` * ``scales``, of which ``scales`` is learned: alpha itself starts at a few
-    hundredths, which Adam, whose steps are as long as the learning rate, would cross in a few.
-    """
+    """M weight bases: thresholds u (M,) and scales alpha (M, C_out, 1, 1, 1)."""
 
     def __init__(self, bases: int, out_channels: int, spread: float) -> None:
         super().__init__()
         grid = threshold_grid(bases)
-        self.unit = SCALE_SPEED * height_for_normal(grid) * spread
+        scale = height_for_normal(grid) * spread
         self.u = nn.Parameter(torch.tensor(grid))
-        self.scales = nn.Parameter(torch.full((bases, out_channels, 1, 1, 1), 1 / SCALE_SPEED))
-
-    @property
-    def alpha(self) -> Tensor:
-        """(M, C_out, 1, 1, 1)."""
-        return self.unit * self.scales
+        self.alpha = nn.Parameter(torch.full((bases, out_channels, 1, 1, 1), scale))
 
     def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
         """Merged weight sum_m alpha_m B_m; (C_out, C_in, k, k) -> same shape."""
@@ -256,7 +245,7 @@ class FrozenConv2d(nn.Module):
 class ElasticMultiBitConv2d(nn.Module):
     """A multi-bit convolution whose M and N are arguments.
 
-    The latent weight is shared; u and scales are private per M, v and beta private per N.
+    The latent weight is shared; u and alpha are private per M, v and beta private per N.
     """
 
     def __init__(self, row: Row, space: Space) -> None:

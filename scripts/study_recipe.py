@@ -24,13 +24,14 @@ import study
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from mbnas import data as datasets
 from mbnas import freeze
 from mbnas.data import Data
 from mbnas.files import write_atomically, write_json
 from mbnas.images import Images
-from mbnas.layers import SCALE_SPEED, QuantizedConv2d, Unquantized, WeightQuantizer
+from mbnas.layers import QuantizedConv2d, Unquantized, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
@@ -75,31 +76,40 @@ def scales_of_layers(network: Network) -> None:
     """One alpha per base instead of one per base and output channel."""
     for _, layer in convolutions(network):
         assert isinstance(layer.weights, WeightQuantizer)
-        layer.weights.scales = nn.Parameter(layer.weights.scales.detach()[:, :1].clone())
+        layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
+
+
+class Scaled(nn.Module):
+    """A tensor as that many times what is learned."""
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+
+    def forward(self, learned: Tensor) -> Tensor:
+        """The tensor of what is learned."""
+        return self.factor * learned
+
+    def right_inverse(self, tensor: Tensor) -> Tensor:
+        """What is to be learned, of the tensor."""
+        return tensor / self.factor
 
 
 def with_scales_at(speed: float) -> Callable[[Network], None]:
-    """A step of Adam moves each alpha by ``speed`` learning rates of its initial value."""
+    """A step of Adam moves each alpha by ``speed`` learning rates of its initial value.
+
+    Else it moves alpha by a whole learning rate; 0.02 is a third to all of its initial value.
+    """
 
     def rebuild(network: Network) -> None:
         for _, layer in convolutions(network):
             assert isinstance(layer.weights, WeightQuantizer)
-            learned_in(layer.weights, layer.weights.unit * speed / SCALE_SPEED)
+            initial = layer.weights.alpha.detach().clone()
+            register_parametrization(layer.weights, "alpha", Scaled(speed * initial))
 
     return rebuild
-
-
-def with_scales_in_whole_learning_rates(network: Network) -> None:
-    """Alpha itself is learned; 0.02 is a third to all of its initial value."""
-    for _, layer in convolutions(network):
-        assert isinstance(layer.weights, WeightQuantizer)
-        learned_in(layer.weights, 1.0)
-
-
-def learned_in(weights: WeightQuantizer, unit: float) -> None:
-    """The same bases, with alpha learned as a multiple of another unit."""
-    weights.scales = nn.Parameter(weights.alpha.detach() / unit)
-    weights.unit = unit
 
 
 def cosine(progress: float, peak: float, warmup: float) -> float:
@@ -210,10 +220,6 @@ VARIANTS = {
         )
         for speed in (0.03, 0.1, 0.3, 1)
     },
-    "scales in whole learning rates": Variant(rebuild=with_scales_in_whole_learning_rates),
-    "PReLU, tanh, averaged shortcuts, Muon 0.02, scales in whole learning rates": improved(
-        optimizer=Optimizer.MUON, learning_rate=2e-2, rebuild=with_scales_in_whole_learning_rates
-    ),
 }
 
 

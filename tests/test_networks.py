@@ -266,7 +266,7 @@ def test_the_float_twin_has_the_same_shapes_and_no_bases(table: Backbone) -> Non
     twin(x).sum().backward()
     assert x.grad is not None
     scales = {
-        name for name, _ in pair.named_parameters() if name.endswith(("u", "scales", "v", "beta"))
+        name for name, _ in pair.named_parameters() if name.endswith(("u", "alpha", "v", "beta"))
     }
     shapes = {name: each.shape for name, each in pair.named_parameters() if name not in scales}
     assert {name: each.shape for name, each in twin.named_parameters()} == shapes
