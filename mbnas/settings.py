@@ -217,6 +217,9 @@ class Recipe(_Frozen):
         learning_rate: peak; it rises from 0 over the first ``warmup`` of all steps, then falls.
         weight_decay: what each step takes of the weights of convolutions, times its learning rate;
             those of binary bases are standardised, it only makes their steps relatively longer.
+        scale_speed: a step moves the scales alpha of a layer by up to as many learning rates of
+            their initial root mean square (relative steps, Shazeer & Stern 2018, Sec. 8); null: by
+            up to a learning rate, like all else.
         training: natural images, FastAT (Wong et al. 2020) or N-FGSM (de Jorge et al. 2022).
         weight_surrogate: derivative of sign, or slope of fixed point, that latent weights learn
             through. The window of the paper (Eq. 3) leaves those far from every threshold without
@@ -236,6 +239,7 @@ class Recipe(_Frozen):
     learning_rate: PositiveFloat = 5e-3
     warmup: float = Field(default=0.2, ge=0, lt=1)
     weight_decay: float = Field(default=0, ge=0)
+    scale_speed: PositiveFloat | None = None
     gradient_clip: PositiveFloat = 1.0
     training: Training = Training.NATURAL
     weight_surrogate: Surrogate = Surrogate.STE

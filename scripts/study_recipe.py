@@ -24,7 +24,6 @@ import study
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from mbnas import data as datasets
 from mbnas import freeze
@@ -79,39 +78,6 @@ def scales_of_layers(network: Network) -> None:
         layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
 
 
-class Scaled(nn.Module):
-    """A tensor as that many times what is learned."""
-
-    factor: Tensor
-
-    def __init__(self, factor: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("factor", factor)
-
-    def forward(self, learned: Tensor) -> Tensor:
-        """The tensor of what is learned."""
-        return self.factor * learned
-
-    def right_inverse(self, tensor: Tensor) -> Tensor:
-        """What is to be learned, of the tensor."""
-        return tensor / self.factor
-
-
-def with_scales_at(speed: float) -> Callable[[Network], None]:
-    """A step of Adam moves each alpha by ``speed`` learning rates of its initial value.
-
-    Else it moves alpha by a whole learning rate; 0.02 is a third to all of its initial value.
-    """
-
-    def rebuild(network: Network) -> None:
-        for _, layer in convolutions(network):
-            assert isinstance(layer.weights, WeightQuantizer)
-            initial = layer.weights.alpha.detach().clone()
-            register_parametrization(layer.weights, "alpha", Scaled(speed * initial))
-
-    return rebuild
-
-
 def cosine(progress: float, peak: float, warmup: float) -> float:
     """Learning rate that falls from its peak along half a period."""
     return peak * (1 + math.cos(math.pi * progress)) / 2
@@ -136,14 +102,11 @@ def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
     return mock.patch("mbnas.layers.of_weight", unchanged)
 
 
-def improved(
-    *, teacher: str | None = None, rebuild: Callable[[Network], object] = id, **recipe: object
-) -> Variant:
+def improved(*, teacher: str | None = None, **recipe: object) -> Variant:
     """Learning rate 0.02, PReLU, weights through ``tanh``, averaged shortcuts, and what is said."""
     return Variant(
         {"learning_rate": 2e-2, "weight_surrogate": Surrogate.TANH, **recipe},
         teacher=teacher,
-        rebuild=rebuild,
         backbone={"prelu": True, "averaged_shortcuts": True},
     )
 
@@ -214,9 +177,10 @@ VARIANTS = {
     "PReLU, tanh, averaged shortcuts, Muon 0.02, weight decay 0.1": improved(
         optimizer=Optimizer.MUON, learning_rate=2e-2, weight_decay=1e-1
     ),
+    "scales at 0.1": Variant({"scale_speed": 0.1}),
     **{
         f"PReLU, tanh, averaged shortcuts, Muon 0.02, scales at {speed:g}": improved(
-            optimizer=Optimizer.MUON, learning_rate=2e-2, rebuild=with_scales_at(speed)
+            optimizer=Optimizer.MUON, learning_rate=2e-2, scale_speed=speed
         )
         for speed in (0.03, 0.1, 0.3, 1)
     },

@@ -81,6 +81,33 @@ def test_weights_of_convolutions_decay_and_nothing_else(optimizer: Optimizer) ->
         torch.testing.assert_close(plain - decayed, taken, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_scales_move_in_proportion_to_what_they_were(optimizer: Optimizer) -> None:
+    """A first step of Adam is as long as the learning rate, whatever the gradient."""
+    module = pulled(network(), 0)
+    before = state(module)
+    Optimizers(module, Recipe(epochs=1, optimizer=optimizer, scale_speed=0.5)).step(RATE)
+    scales = [(was, now) for was, now in zip(before, state(module), strict=True) if was.dim() == 5]
+    assert len(scales) == len(module.convolutions)
+    for was, now in scales:
+        size = was.square().mean().sqrt().item()
+        expected = torch.full_like(was, 0.5 * RATE * size)
+        torch.testing.assert_close((now - was).abs(), expected, rtol=1e-3, atol=0)
+
+
+def test_scales_keep_their_speed_where_a_checkpoint_goes_on() -> None:
+    recipe = Recipe(epochs=1, scale_speed=0.5)
+    module = pulled(network(), 0)
+    whole = Optimizers(module, recipe)
+    whole.step(RATE)
+    resumed = pulled(copy.deepcopy(module), 0)
+    halves = Optimizers(resumed, recipe)
+    halves.load_state_dict(copy.deepcopy(whole.state_dict()))
+    whole.step(RATE)
+    halves.step(RATE)
+    torch.testing.assert_close(state(resumed), state(module), rtol=0, atol=0)
+
+
 @given(seed=st.integers(0, 99), shape=st.sampled_from([(8, 4), (4, 4), (2, 16), (32, 2)]))
 def test_a_step_of_muon_goes_about_equally_far_along_all_directions(
     seed: int, shape: tuple[int, int]

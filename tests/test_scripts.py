@@ -63,24 +63,6 @@ def script(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> M
     return importlib.import_module(request.param)
 
 
-@pytest.mark.parametrize("script", ["study_recipe"], indirect=True)
-def test_scales_move_in_proportion_to_what_they_were(script: ModuleType) -> None:
-    torch.manual_seed(0)
-    table = tiny().table
-    network = multibit(table, Assignment.uniform(3, 1, len(table.searchable)))
-    x = torch.rand(2, *table.image)
-    before = network(x)
-    initial = [each.weights.alpha.detach().clone() for _, each in script.convolutions(network)]
-    script.with_scales_at(0.5)(network)
-    assert torch.allclose(network(x), before, rtol=1e-4, atol=1e-5)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    network(x).square().sum().backward()
-    optimizer.step()
-    for (_, layer), alpha in zip(script.convolutions(network), initial, strict=True):
-        moved = (layer.weights.alpha - alpha).abs() / alpha
-        assert torch.allclose(moved, torch.full_like(moved, 0.5 * 0.02), rtol=1e-2)
-
-
 def test_a_network_that_is_kept_is_the_one_its_result_tells_of() -> None:
     kept = list((ROOT / "scripts" / "results").glob("*.safetensors"))
     assert kept
