@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--trained", type=bench.positive, default=4, help="sub-networks per step")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--name", help="of the result (default: the space's)")
     arguments = parser.parse_args()
     name = mbnas.load(arguments.space).name
     ranking = read_json(bench.RESULTS / f"ranking-{name}.json")["measured"]
@@ -93,7 +94,7 @@ def main() -> None:
         "ranked": len(known),
         "tau": taus,
     }
-    print(bench.keep(f"rules-{name}", measured))
+    print(bench.keep(f"rules-{arguments.name or name}", measured))
 
 
 if __name__ == "__main__":
