@@ -4,8 +4,9 @@
 
 Takes assignments, and what networks of them reached on test images, from a result of
 ``study_ranking.py``; trains supernets by each rule, as many sub-networks per step by either, once
-for each seed, and scores the assignments as a search does. Interrupted, it goes on where it
-stopped; ``--rules`` and ``--seeds`` may be given to several processes.
+for each seed, and scores the assignments as a search does. With ``--vary`` they are trained with
+each of these changes, too. Interrupted, it goes on where it stopped; ``--rules`` and ``--seeds``
+may be given to several processes.
 """
 
 import argparse
@@ -32,15 +33,16 @@ WAYS = ("supernet", "supernet and BOPS", "BOPS")
 
 
 def scored(
-    rule: Rule, seed: int, assignments: list[str], arguments: argparse.Namespace
+    way: tuple[str, ...], seed: int, assignments: list[str], arguments: argparse.Namespace
 ) -> list[Trial]:
-    """Every assignment by a supernet of its own."""
-    sampled = arguments.trained - (2 if rule is Rule.SANDWICH else 0)
+    """Every assignment by a supernet of its own, trained by a rule and perhaps with a change."""
+    rule, *change = way
+    sampled = arguments.trained - (2 if rule == Rule.SANDWICH else 0)
     changes = (f"seed={seed}", f"supernet.rule={rule}", f"supernet.sampled={sampled}")
     settings = mbnas.load(
-        arguments.space, [*changes, *arguments.set, *bench.images_in(arguments.data)]
+        arguments.space, [*changes, *arguments.set, *change, *bench.images_in(arguments.data)]
     )
-    folder = arguments.work / f"{rule}-seed{seed}"
+    folder = arguments.work / "-".join((*way, f"seed{seed}"))
     run = runs.reopen(folder) if folder.exists() else runs.create(folder, settings)
     begun, asked = identity(run.settings()), identity(settings)
     require_same(begun, asked, f"{str(folder)!r} was begun", "give another --work")
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--trained", type=bench.positive, default=4, help="sub-networks per step")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--vary", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name", help="of the result (default: the space's)")
     arguments = parser.parse_args()
     name = mbnas.load(arguments.space).name
@@ -72,19 +75,21 @@ def main() -> None:
     assignments = [each["assignment"] for each in known]
     networks = [each["alone"] for each in known]
     taus: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for rule, seed in product(arguments.rules, arguments.seeds):
-        trials = scored(rule, seed, assignments, arguments)
+    changes = [(), *((each,) for each in arguments.vary)]
+    for change, rule, seed in product(changes, arguments.rules, arguments.seeds):
+        trained = (str(rule), *change)
+        trials = scored(trained, seed, assignments, arguments)
         for measure in SCORES:
             found = study_ranking.agreement(trials, networks, measure)
             for way in WAYS:
-                by_way = taus.setdefault(rule, {}).setdefault(way, {})
+                by_way = taus.setdefault(", ".join(trained), {}).setdefault(way, {})
                 by_way.setdefault(measure, []).append(found[way][0])
     bench.show(
         f"Kendall's tau over {len(known)} assignments, mean of {len(arguments.seeds)} supernets",
         ["rule, ranked by", *SCORES],
         [
-            [f"{rule}, {way}", *(f"{statistics.fmean(each[m]):.2f}" for m in SCORES)]
-            for rule, ways in taus.items()
+            [f"{trained}, {way}", *(f"{statistics.fmean(each[m]):.2f}" for m in SCORES)]
+            for trained, ways in taus.items()
             for way, each in ways.items()
         ],
     )

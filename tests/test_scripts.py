@@ -341,7 +341,7 @@ def test_supernets_of_both_rules_are_trained_once_and_ranked(
     ranking = {"measured": {"ranked": 3, "assignments": known}}
     write_json(tmp_path / "ranking-digits.json", ranking)
     options = ["--space", "search_spaces/digits.yaml", "--work", str(tmp_path / "work")]
-    options += ["--seeds", "0", "1", "--trained", "3"]
+    options += ["--seeds", "0", "1", "--trained", "3", "--vary", "supernet.epochs=1"]
     options += [part for change in TINY for part in ("--set", change)]
     monkeypatch.setattr(sys, "argv", ["study_supernet.py", *options])
 
@@ -360,7 +360,13 @@ def test_supernets_of_both_rules_are_trained_once_and_ranked(
         assert ways["supernet"] == {key: [-1, -1] for key in ways["BOPS"]}
     shown = importlib.import_module("readme_tables").rules(found)
     assert "| BOPS | -1.00 | 1.00 | 1.00 |" in shown
-    assert "| supernet, rule sandwich | -1.00 | -1.00 | -1.00 |" in shown
+    for trained in ("sandwich", "sandwich, supernet.epochs=1"):
+        assert f"| supernet, rule {trained} | -1.00 | -1.00 | -1.00 |" in shown
+    epochs = {
+        folder.name: RunFolder(folder).settings().supernet.epochs
+        for folder in (tmp_path / "work").glob("sandwich*seed1")
+    }
+    assert epochs == {"sandwich-seed1": 2, "sandwich-supernet.epochs=1-seed1": 1}
     with mock.patch.object(Supernet, "forward", side_effect=AssertionError):
         script.main()
     assert json.loads((tmp_path / "rules-digits.json").read_text()) == found
