@@ -20,7 +20,7 @@ from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.networks import Network, freeze
 from mbnas.retraining import described
-from mbnas.sameness import require_same_networks
+from mbnas.sameness import require_same, require_same_networks
 from mbnas.settings import Effort, Settings
 from mbnas.threads import suited_to
 
@@ -58,6 +58,7 @@ def audit_checkpoint(
     Raises:
         DataError: if a checkpoint is corrupt, the images are not those it belongs to, or another
             process works in its folder.
+        SettingsError: if there is such an audit under another threat or with another seed.
     """
     network, format_, settings, images = _opened(path, overrides)
     folder = network_file(path).parent
@@ -85,11 +86,13 @@ def audited(
 
     Raises:
         DataError: if another process works there.
+        SettingsError: if there is an audit under another threat or with another seed.
     """
     plan = PLANS[effort]
     journal = Journal(folder / f"audit-{effort}.jsonl")
     record = audit_file(folder, effort)
     with alone_in(folder), suited_to(settings.table, settings.retraining):
+        audit_of(folder, effort, settings)  # is made anew under equal settings only
         found = audit(
             network,
             images.first(plan.images),
@@ -111,11 +114,20 @@ def audit_file(folder: Path, effort: Effort) -> Path:
 
 
 def audit_of(folder: Path, effort: Effort, settings: Settings) -> dict[str, Any] | None:
-    """The record of an audit under these settings; None if there is none."""
+    """The record of an audit; None if there is none.
+
+    Raises:
+        SettingsError: if it was made under another threat or with another seed.
+    """
     file = audit_file(folder, effort)
-    record: dict[str, Any] = read_json(file) if file.exists() else {}
+    if not file.exists():
+        return None
+    record: dict[str, Any] = read_json(file)
     asked = {"threat": settings.threat.model_dump(mode="json"), "seed": settings.seed}
-    return record if record.items() >= asked.items() else None
+    made = {key: record.get(key) for key in asked}
+    do = "move it away, and its page, to keep both audits, or delete it"
+    require_same(made, asked, f"{str(file)!r} was made", do)
+    return record
 
 
 def siblings(folder: Path) -> list[Path]:

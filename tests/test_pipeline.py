@@ -295,13 +295,21 @@ def test_a_run_does_not_go_on_with_other_settings(copied: RunFolder) -> None:
         pipeline.resume_search(copied.path, other, INPROCESS)
 
 
-def test_an_audit_under_another_threat_is_not_taken_for_the_runs_own(
+def test_no_audit_takes_the_place_of_one_under_another_threat(
     outcome: Outcome, copied: RunFolder
 ) -> None:
     metrics, _ = outcome.retrained
     folder = copied.candidate(metrics["id"])
+    before = contents(copied)
+    refused = r"audit-quick\.json' was made with other settings \(threat\.eps: {} -> {}\); move it"
+    with pytest.raises(SettingsError, match=refused.format("0.1", "0.01")):
+        inspection.audit_checkpoint(folder, Effort.QUICK, ["threat.eps=0.01"])
+    assert contents(copied) == before
+    (folder / "audit-quick.json").unlink()
     inspection.audit_checkpoint(folder, Effort.QUICK, ["threat.eps=0.01"])
-    assert read_json(folder / "audit-quick.json")["threat"]["eps"] == 0.01
+    with pytest.raises(SettingsError, match=refused.format("0.01", "0.1")):
+        pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
+    (folder / "audit-quick.json").unlink()
     assert pipeline.resume_search(copied.path, SETTINGS, INPROCESS).retrained == outcome.retrained
 
 
