@@ -11,7 +11,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -37,8 +39,8 @@ Sums = NDArray[np.float64]
 def compiled(function: _Function, *, reorder: bool = True) -> _Function:
     """Machine code without the interpreter's lock, kept between runs where there is a place.
 
-    What is kept is made anew when the file of ``function`` changes, and that file only: loops must
-    not call compiled functions of other modules.
+    What is kept is made anew when the file of ``function`` or this one changes, and these only:
+    loops must not call compiled functions of other modules.
 
     Args:
         reorder: whether terms may be reordered and products be added without rounding first.
@@ -48,9 +50,17 @@ def compiled(function: _Function, *, reorder: bool = True) -> _Function:
     fast = {"contract", "reassoc", "nsz"} if reorder else False
     compile_ = partial(numba.njit, nogil=True, error_model="numpy", fastmath=fast)
     try:
+        # numba keeps code under this name and replaces an old version's in two steps; who read
+        # between them, or after someone who was killed there, would compute with the old one.
+        function.__qualname__ += f"_{_version(function.__code__.co_filename)}"
         return cast(_Function, compile_(cache=True)(function))
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+    except (OSError, RuntimeError):  # no source, or no folder that could be written
         return cast(_Function, compile_()(function))
+
+
+def _version(file: str) -> str:
+    """Of the loops in a file."""
+    return sha256(Path(file).read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
 
 
 exact = partial(compiled, reorder=False)

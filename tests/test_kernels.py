@@ -2,8 +2,10 @@
 
 import logging
 import math
+import runpy
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
@@ -205,3 +207,19 @@ def test_without_a_compiler_the_plain_version_runs_and_one_message_says_so(
         "numba is not installed: quantizers, batch-norm and PReLU take several times as long "
         "(pip install numba)"
     ]
+
+
+@pytest.mark.skipif(loops.numba is None, reason="no numba here")
+def test_versions_of_a_loop_are_kept_apart(tmp_path: Path) -> None:
+    """Whoever is stopped while one takes the place of another leaves no mixture of both."""
+    file, kept = tmp_path / "loop.py", []
+    for number in (1, 2, 1):
+        file.write_text(
+            f"from mbnas.loops import compiled\n@compiled\ndef f(x): return x + {number}"
+        )
+        assert runpy.run_path(str(file))["f"](1) == 1 + number
+        kept.append({each.name for each in tmp_path.rglob("*.nb?")})
+    first, both, again = kept
+    assert len(first) == 2  # an index and the code
+    assert len(both) == 4 and first < both
+    assert again == both
