@@ -24,6 +24,7 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
     :func:`mbnas.training.kept` for the epoch that remains.
     """
     if folder.supernet_file.exists():
+        folder.supernet_training.unlink(missing_ok=True)  # if killed before that
         return load_supernet(folder.supernet_file).to(device)
     recipe, seed = settings.supernet, derive(settings.seed, "supernet")
     with seeded(seed, "initial weights"):

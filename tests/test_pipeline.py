@@ -271,6 +271,7 @@ def test_resuming_a_finished_run_computes_and_changes_nothing(
 ) -> None:
     for owner, name in ((Problem, "score"), (pretraining, "fit"), (pipeline, "retrain")):
         monkeypatch.setattr(owner, name, None)
+    copied.supernet_training.touch()  # as if killed just before it was deleted
     again = pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
     assert contents(copied) == contents(outcome.folder)
     assert copied.trials.read() == outcome.folder.trials.read()
