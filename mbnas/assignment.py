@@ -79,7 +79,7 @@ class Assignment:
 
 def _parse_bases(part: str, text: str) -> tuple[Bases, int]:
     """The bases, and how many layers in a row have them."""
-    match = re.fullmatch(r"([0-9]+)x([0-9]+)(?:\*([0-9]{1,4}))?", part)
+    match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})(?:\*([0-9]{1,4}))?", part)
     if match is None:
         raise SettingsError(
             f"assignment {text!r}: {part!r} is not of the form MxN; write 3x1 or 3x1,1x1,1x1*2,..."

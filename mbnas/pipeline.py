@@ -112,17 +112,19 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
 
     Raises:
         SettingsError: if the run has no such candidate, or retrained it with other settings, or
-            had others for its supernet or search.
+            had others for its data, supernet or search.
         DataError: if the folder is no run, was started on other images, or its supernet is not
             trained yet.
     """
     folder = runs.reopen(path)
     before, what = folder.settings(), f"run {str(path)!r} was started"
     require_same_networks(before, settings, what)
+    decided = {"seed", "data", "supernet", "search"}
     started, asked = (
-        each.model_dump(mode="json", include={"supernet", "search"}) for each in (before, settings)
+        {key: value for key, value in identity(each).items() if key in decided}
+        for each in (before, settings)
     )
-    require_same(started, asked, what, "leave them away: both are over")
+    require_same(started, asked, what, "leave them away: what they decide is over")
     if not folder.supernet_file.exists():
         raise DataError(
             f"run {str(path)!r} has no trained supernet; go on with `mbnas search --resume {path}`"

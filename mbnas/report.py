@@ -96,23 +96,27 @@ def pareto_table(front: Sequence[Trial], worst_cases: WorstCases) -> Table:
 
 
 def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
-    """Networks that were trained on their own, measured on test images."""
+    """Networks that were trained on their own, measured on test images, and audited if all were."""
+    audited = all("audit" in metrics for metrics in retrained)
     table = Table(title="Trained on their own (test images)")
-    for name in ("id", "BOPS", "natural", "PGD", "worst case"):
+    for name in ("id", "BOPS", "natural", "PGD", *(["worst case"] if audited else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")
     for metrics in retrained:
         test = metrics["test"]
-        audit = metrics.get("audit")
         table.add_row(
             metrics["id"],
             f"{metrics['bops']:.3e}",
             f"{test['natural']:.1%}",
             f"{test['pgd']['mean']:.1%} ± {test['pgd']['std']:.1%}",
-            f"{audit['worst_case']['accuracy']:.1%} {audit['verdict']}" if audit else "no audit",
+            *([_worst_case(metrics["audit"])] if audited else []),
             _named(Format.parse(metrics["format"], layers)),
         )
     return table
+
+
+def _worst_case(audit: Mapping[str, Any]) -> str:
+    return f"{audit['worst_case']['accuracy']:.1%} {audit['verdict']}"
 
 
 def _named(format_: Format) -> str:

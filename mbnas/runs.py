@@ -142,9 +142,8 @@ def record_data(
             ) from None
         if known != fingerprint:
             raise DataError(
-                f"the images in {str(settings.data.root)!r} are not those of run "
-                f"{str(folder.path)!r}, or they are split otherwise; give the original folder with "
-                "--data and the original seed, or start a new run"
+                f"the images are not those of run {str(folder.path)!r}; give the original folder "
+                "with --data, or start a new run"
             )
         return
     write_json(folder.split_file, {"seed": settings.seed, "validation": list(held_out)})

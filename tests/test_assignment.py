@@ -47,6 +47,7 @@ def test_weights_are_written_before_activations() -> None:
         ("3x1,,1x1", "'' is not of the form MxN"),
         ("3x1,3,1x1", "'3' is not of the form MxN; write 3x1"),
         ("-1x1", "'-1x1' is not of the form MxN"),
+        (f"{'1' * 5000}x1", "is not of the form MxN"),  # more digits than int() takes
         ("1.5x1", r"'1\.5x1' is not of the form MxN"),
         ("0x1", "0x1 is out of range; both numbers go from 1 to 8"),
         ("3x1,1x9,1x1", "1x9 is out of range; both numbers go from 1 to 8"),

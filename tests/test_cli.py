@@ -259,7 +259,9 @@ def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: 
     assert f"{metrics['test']['natural']:.1%}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", ["supernet.epochs=99", "search.images=17"])
+@pytest.mark.parametrize(
+    "change", ["supernet.epochs=99", "search.images=17", "data.train_images=63", "seed=1"]
+)
 def test_what_is_retrained_stems_from_the_stages_before(
     mistake: Callable[..., str], finished: Path, change: str
 ) -> None:

@@ -364,7 +364,7 @@ def test_a_candidate_is_not_retrained_on_images_of_another_split(
     """Its supernet would know them."""
     metrics, _ = outcome.retrained
     other = tiny(*CHANGES, "seed=1")
-    with pytest.raises(DataError, match="or they are split otherwise"):
+    with pytest.raises(SettingsError, match=r"\(seed: 0 -> 1\); leave them away"):
         pipeline.retrain_candidate(copied.path, metrics["id"], other)
 
 

@@ -201,6 +201,8 @@ def test_tables_say_what_was_measured() -> None:
     audited = {**metrics(SETTINGS, found[0]), "audit": audit}
     table = retrained_table([audited], SETTINGS.space.layers)
     assert list(table.columns[4].cells) == ["25.0% FAIL"]
+    plain = retrained_table([metrics(SETTINGS, found[0])], SETTINGS.space.layers)
+    assert "worst case" not in [column.header for column in plain.columns]
 
 
 @EVERY_SPACE
