@@ -75,10 +75,17 @@ def main() -> None:
     assignments = [each["assignment"] for each in known]
     networks = [each["alone"] for each in known]
     taus: dict[str, dict[str, dict[str, list[float]]]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     changes = [(), *((each,) for each in arguments.vary)]
     for change, rule, seed in product(changes, arguments.rules, arguments.seeds):
         trained = (str(rule), *change)
         trials = scored(trained, seed, assignments, arguments)
+        means = {
+            "natural": statistics.fmean(trial.natural for trial in trials),
+            "robust": statistics.fmean(trial.robust for trial in trials),
+        }
+        for measure, mean in means.items():
+            scores.setdefault(", ".join(trained), {}).setdefault(measure, []).append(mean)
         for measure in SCORES:
             found = study_ranking.agreement(trials, networks, measure)
             for way in WAYS:
@@ -98,6 +105,7 @@ def main() -> None:
         "trained": arguments.trained,
         "ranked": len(known),
         "tau": taus,
+        "mean scores": scores,
     }
     print(bench.keep(f"rules-{arguments.name or name}", measured))
 

@@ -359,7 +359,7 @@ def test_supernets_of_both_rules_are_trained_once_and_ranked(
         assert ways["BOPS"] == {"natural": [-1, -1], "robust": [1, 1], "worst case": [1, 1]}
         assert ways["supernet"] == {key: [-1, -1] for key in ways["BOPS"]}
     shown = importlib.import_module("readme_tables").rules(found)
-    assert "| BOPS | -1.00 | 1.00 | 1.00 |" in shown
+    assert "| BOPS | -1.00 | 1.00 | 1.00 |  |  |" in shown
     for trained in ("sandwich", "sandwich, supernet.epochs=1"):
         assert f"| supernet, rule {trained} | -1.00 | -1.00 | -1.00 |" in shown
     epochs = {
