@@ -92,7 +92,7 @@ def audited(
     journal = Journal(folder / f"audit-{effort}.jsonl")
     record = audit_file(folder, effort)
     with alone_in(folder), suited_to(settings.table, settings.retraining):
-        audit_of(folder, effort, settings)  # is made anew under equal settings only
+        audit_of(folder, effort, settings)  # refuses to lose one of another threat or seed
         found = audit(
             network,
             images.first(plan.images),

@@ -78,26 +78,24 @@ def main() -> None:
     scores: dict[str, dict[str, list[float]]] = {}
     changes = [(), *((each,) for each in arguments.vary)]
     for change, rule, seed in product(changes, arguments.rules, arguments.seeds):
-        trained = (str(rule), *change)
-        trials = scored(trained, seed, assignments, arguments)
-        means = {
-            "natural": statistics.fmean(trial.natural for trial in trials),
-            "robust": statistics.fmean(trial.robust for trial in trials),
-        }
-        for measure, mean in means.items():
-            scores.setdefault(", ".join(trained), {}).setdefault(measure, []).append(mean)
+        way = (str(rule), *change)
+        trained = ", ".join(way)
+        trials = scored(way, seed, assignments, arguments)
+        means = scores.setdefault(trained, {"natural": [], "robust": []})
+        means["natural"].append(statistics.fmean(trial.natural for trial in trials))
+        means["robust"].append(statistics.fmean(trial.robust for trial in trials))
         for measure in SCORES:
             found = study_ranking.agreement(trials, networks, measure)
-            for way in WAYS:
-                by_way = taus.setdefault(", ".join(trained), {}).setdefault(way, {})
-                by_way.setdefault(measure, []).append(found[way][0])
+            for ranked_by in WAYS:
+                by_way = taus.setdefault(trained, {}).setdefault(ranked_by, {})
+                by_way.setdefault(measure, []).append(found[ranked_by][0])
     bench.show(
         f"Kendall's tau over {len(known)} assignments, mean of {len(arguments.seeds)} supernets",
         ["rule, ranked by", *SCORES],
         [
-            [f"{trained}, {way}", *(f"{statistics.fmean(each[m]):.2f}" for m in SCORES)]
-            for trained, ways in taus.items()
-            for way, each in ways.items()
+            [f"{trained}, {ranked_by}", *(f"{statistics.fmean(each[m]):.2f}" for m in SCORES)]
+            for trained, by_way in taus.items()
+            for ranked_by, each in by_way.items()
         ],
     )
     measured = {
