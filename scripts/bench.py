@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -145,6 +146,16 @@ def images_in(data: Path | None) -> list[str]:
 def retrained(run: RunFolder) -> list[Path]:
     """Folders of the candidates that a run has trained and measured."""
     return sorted(each.parent for each in run.path.glob("candidates/*/metrics.json"))
+
+
+def copied(run: RunFolder, target: Path, without: str) -> RunFolder:
+    """A copy of a run at ``target``, made now if there is none; names like ``without`` stay out."""
+    if not target.exists():
+        unfinished = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(run.path, unfinished, ignore=shutil.ignore_patterns(without))
+        unfinished.rename(target)
+    return RunFolder(target)
 
 
 def test_images(network: Path, settings: mbnas.Settings, root: Path | None, count: int) -> Images:

@@ -9,7 +9,6 @@ several processes.
 """
 
 import argparse
-import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,7 @@ def measured(
 
     All are trained before the first is audited: adversarial images of each are tried on all others.
     """
-    copy = RunFolder(arguments.work / f"{start}-{teacher}")
-    if not copy.path.exists():
-        unfinished = copy.path.with_suffix(".partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(run.path, unfinished, ignore=shutil.ignore_patterns("candidates"))
-        unfinished.rename(copy.path)
+    copy = bench.copied(run, arguments.work / f"{start}-{teacher}", without="candidates")
     images = bench.images_in(arguments.data)
     changes = (f"retraining.start={start}", f"retraining.teacher={teacher}", *arguments.set)
     settings = mbnas.load(run.settings_file, [*changes, *images])

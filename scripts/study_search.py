@@ -1,0 +1,106 @@
+"""Do the finds of a search keep more than the uniform networks within its budget?
+
+    python scripts/study_search.py --space search_spaces/digits.yaml --budget 6e6 --work FOLDER
+
+Runs the search once for each seed, with ``--vary`` also with each of these changes. Fine-tunes the
+uniform networks within the budget as that search did its finds, from the same supernet, and audits
+all of them together. Interrupted, it goes on where it stopped; ``--seeds`` may be given to several
+processes.
+"""
+
+import argparse
+import statistics
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import bench
+
+import mbnas
+from mbnas import pipeline
+from mbnas.assignment import Assignment
+from mbnas.runs import RunFolder
+from mbnas.search.session import recorded
+
+Row = dict[str, Any]
+MEASURES = ("natural", "robust", "worst case")
+ONE_BY_ONE = mbnas.Executor("inprocess", workers=1)
+
+
+def searched(folder: Path, settings: mbnas.Settings) -> RunFolder:
+    """The run of these settings, to its end."""
+    if folder.exists():
+        return pipeline.resume_search(folder, settings, ONE_BY_ONE).folder
+    return mbnas.run_search(settings, folder, ONE_BY_ONE).folder
+
+
+def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]:
+    """The finds of one search and the uniform networks within its budget, on test images."""
+    changes = change.split()
+    images = bench.images_in(arguments.data)
+    settings = mbnas.load(
+        arguments.space,
+        [f"seed={seed}", f"search.budget={arguments.budget}", *arguments.set, *changes, *images],
+    )
+    name = "-".join((*changes, f"seed{seed}"))
+    run = searched(arguments.work / name, settings)
+    finds = {each.name for each in bench.retrained(run)}
+    layers = settings.space.layers
+    trials = recorded(run.trials, layers)
+    chosen = [each.id for each in trials if each.id in finds or each.assignment.is_uniform]
+    # Finds keep their networks and lose their audits: all are to be attacked by the same sources.
+    copy = bench.copied(run, arguments.work / f"{name}-uniform", without="audit-*")
+    trained = [pipeline.retrain_candidate(copy.path, each, settings) for each in chosen]
+    audits = [bench.quick_audit(copy.candidate(each), settings, images) for each in chosen]
+    return [
+        {
+            "change": change,
+            "seed": seed,
+            "assignment": metrics["assignment"],
+            "bops": metrics["bops"],
+            "find": metrics["id"] in finds,
+            "uniform": Assignment.parse(metrics["assignment"], layers).is_uniform,
+            "natural": metrics["test"]["natural"],
+            "robust": metrics["test"]["pgd"]["mean"],
+            "worst case": audit["worst_case"]["accuracy"],
+        }
+        for metrics, audit in zip(trained, audits, strict=True)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", type=Path, required=True)
+    parser.add_argument("--budget", required=True, help="of the search, in BOPS")
+    parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
+    parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--vary", nargs="+", default=[], metavar='"KEY=VALUE ..."')
+    parser.add_argument("--name", help="of the result (default: the space's)")
+    arguments = parser.parse_args()
+    space = mbnas.load(arguments.space, arguments.set)
+    ways = ["", *arguments.vary]
+    rows = [
+        row
+        for change, seed in product(ways, arguments.seeds)
+        for row in measured(change, seed, arguments)
+    ]
+    bench.show(
+        f"mean of {len(arguments.seeds)} searches, percent of test images",
+        ["networks", *MEASURES],
+        [
+            [
+                f"{change or 'as the space says'}: {kind}",
+                *(f"{100 * statistics.fmean(each[m] for each in of_kind):.1f}" for m in MEASURES),
+            ]
+            for change, kind in product(ways, ("find", "uniform"))
+            for of_kind in [[each for each in rows if each["change"] == change and each[kind]]]
+        ],
+    )
+    result = {"seeds": arguments.seeds, "layers": space.space.layers, "networks": rows}
+    print(bench.keep(f"finds-{arguments.name or space.name}", result))
+
+
+if __name__ == "__main__":
+    bench.run(main)
