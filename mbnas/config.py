@@ -27,7 +27,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
             f"cannot read space {str(path)!r}: {error.strerror}; "
             "give a YAML file such as search_spaces/digits.yaml"
         ) from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"space {str(path)!r} is not valid YAML: {reason}") from None
     if not isinstance(tree, dict):
@@ -56,7 +56,7 @@ def _override(tree: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise SettingsError(f"--set {override!r} is not of the form key.path=value")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise SettingsError(f"--set {override!r}: {text!r} is not a YAML value") from None
     return _replaced(tree, path.strip().split("."), value)
 

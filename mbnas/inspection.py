@@ -10,8 +10,10 @@ from typing import Any
 from mbnas import config, parallel
 from mbnas import data as datasets
 from mbnas.auditing import PLANS, Audit, audit, page
-from mbnas.checkpoints import NETWORK_FILE, load_network, network_file, require_images_of
+from mbnas.auditing.evidence import TRANSFER
+from mbnas.checkpoints import NETWORK_FILE, digest, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
+from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Steered
 from mbnas.files import alone_in, read_json, write_json, write_text
 from mbnas.final import final_scores
@@ -23,6 +25,8 @@ from mbnas.retraining import described
 from mbnas.sameness import require_same, require_same_networks
 from mbnas.settings import Effort, Settings
 from mbnas.threads import suited_to
+
+_KEEP = "move it away, and its page, to keep both audits, or delete it"
 
 
 def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -56,20 +60,20 @@ def audit_checkpoint(
             retrained in the same run are tried in any case.
 
     Raises:
-        DataError: if a checkpoint is corrupt, the images are not those it belongs to, or another
-            process works in its folder.
-        SettingsError: if there is such an audit under another threat or with another seed.
+        DataError: if a checkpoint is corrupt, the images are not those it belongs to, another
+            process works in its folder, or there is such an audit of another network.
+        SettingsError: if there is such an audit under another threat, with another seed, or with
+            more networks to transfer from.
     """
     network, format_, settings, images = _opened(path, overrides)
-    folder = network_file(path).parent
-    others = siblings(folder)
+    others = siblings(network_file(path).parent)
     known = [network_file(each).resolve() for each in (path, *others)]
     sources = {each.name: _network(each, images) for each in others}
     for each in transfer:
         if network_file(each).resolve() not in known:
             sources[str(each)] = _network(each, images)
     return parallel.led(
-        lambda: audited(network, format_.id, settings, images, folder, effort, sources)
+        lambda: audited(network, format_.id, settings, images, path, effort, sources)
     )
 
 
@@ -78,21 +82,27 @@ def audited(
     name: str,
     settings: Settings,
     images: Images,
-    folder: Path,
+    path: Path,
     effort: Effort,
     sources: Mapping[str, Steered],
 ) -> Audit:
-    """Audit a frozen network on test images and write the result to ``folder``.
+    """Audit a frozen network on test images and write the result beside its file.
+
+    Args:
+        path: the file of the network, or the folder it lies in.
 
     Raises:
-        DataError: if another process works there.
-        SettingsError: if there is an audit under another threat or with another seed.
+        DataError: if another process works there, or there is an audit of another network.
+        SettingsError: if there is an audit under another threat, with another seed, or with more
+            networks to transfer from.
     """
-    plan = PLANS[effort]
+    plan, folder = PLANS[effort], network_file(path).parent
     journal = Journal(folder / f"audit-{effort}.jsonl")
     record = audit_file(folder, effort)
     with alone_in(folder), suited_to(settings.table, settings.retraining):
-        audit_of(folder, effort, settings)  # refuses to lose one of another threat or seed
+        known = audit_of(path, effort, settings)
+        if known is not None:
+            _require_all_sources(known, sources, record)
         found = audit(
             network,
             images.first(plan.images),
@@ -103,7 +113,7 @@ def audited(
             sources=sources,
         )
         write_text(record.with_suffix(".html"), page.page(found, name))
-        write_json(record, page.record(found))
+        write_json(record, {"network": digest(path), **page.record(found)})
         journal.remove()
     return found
 
@@ -113,21 +123,38 @@ def audit_file(folder: Path, effort: Effort) -> Path:
     return folder / f"audit-{effort}.json"
 
 
-def audit_of(folder: Path, effort: Effort, settings: Settings) -> dict[str, Any] | None:
-    """The record of an audit; None if there is none.
+def audit_of(path: Path, effort: Effort, settings: Settings) -> dict[str, Any] | None:
+    """The record of a network's audit; None if there is none.
 
     Raises:
+        DataError: if it was made of another network.
         SettingsError: if it was made under another threat or with another seed.
     """
-    file = audit_file(folder, effort)
+    file = audit_file(network_file(path).parent, effort)
     if not file.exists():
         return None
     record: dict[str, Any] = read_json(file)
+    if record.get("network") != digest(path):
+        raise DataError(
+            f"{str(file)!r} is the audit of another network than {str(path)!r}; {_KEEP}"
+        )
     asked = {"threat": settings.threat.model_dump(mode="json"), "seed": settings.seed}
     made = {key: record.get(key) for key in asked}
-    do = "move it away, and its page, to keep both audits, or delete it"
-    require_same(made, asked, f"{str(file)!r} was made", do)
+    require_same(made, asked, f"{str(file)!r} was made", _KEEP)
     return record
+
+
+def _require_all_sources(
+    known: Mapping[str, Any], sources: Mapping[str, Steered], file: Path
+) -> None:
+    """Let no audit take the place of one that has tried the adversarial images of more networks."""
+    tried = [each for each in known["standing_after"] if each.startswith(TRANSFER)]
+    missing = sorted({each.removeprefix(TRANSFER) for each in tried} - sources.keys())
+    if missing:
+        raise SettingsError(
+            f"{str(file)!r} was made with adversarial images of {', '.join(missing)}, too; give "
+            f"--transfer {' '.join(missing)}, or {_KEEP}"
+        )
 
 
 def siblings(folder: Path) -> list[Path]:

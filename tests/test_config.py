@@ -206,6 +206,7 @@ def test_dump_loses_no_digit(
         ("seed", "--set 'seed' is not of the form key.path=value"),
         ("=3", "--set '=3' is not of the form key.path=value"),
         ("seed=[1", "--set 'seed=[1': '[1' is not a YAML value"),
+        ("seed=" + 5_000 * "[", "is not a YAML value"),
     ],
 )
 def test_mistaken_override_is_explained(space: Path, override: str, message: str) -> None:
@@ -246,6 +247,7 @@ def test_unreadable_file_is_explained(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"name: [tiny", "is not valid YAML: while parsing"),
+        (b"name: " + 5_000 * b"[", "is not valid YAML: maximum recursion depth"),
         (b"name: \xff", "is not valid YAML: 'utf-8' codec"),
         (b"", "must hold keys and values"),
         (b"- name\n- tiny", "must hold keys and values"),

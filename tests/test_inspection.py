@@ -90,6 +90,30 @@ def test_no_network_attacks_itself_and_equal_names_do_not_hide_each_other(tmp_pa
     assert transfers == [f"transfer from {two / NETWORK_FILE}"]
 
 
+def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Path) -> None:
+    one, two = (saved(tmp_path / each, text) for each, text in (("a", "mbn1x1"), ("b", "float")))
+    audit_checkpoint(one, Effort.QUICK, transfer=[two])
+    file = audit_file(one, Effort.QUICK)
+    before = file.read_bytes()
+    with pytest.raises(
+        SettingsError, match=rf"images of {two}, too; give --transfer {two}, or move"
+    ):
+        audit_checkpoint(one, Effort.QUICK)
+    neighbour = one / "other.safetensors"
+    neighbour.write_bytes((two / NETWORK_FILE).read_bytes())
+    with pytest.raises(DataError, match=r"audit of another network than '.*other\.safetensors'"):
+        audit_checkpoint(neighbour, Effort.QUICK, transfer=[two])
+    assert file.read_bytes() == before
+    file.unlink()
+    audit_checkpoint(neighbour, Effort.QUICK)
+    with pytest.raises(DataError, match=rf"audit of another network than '{one}'; move it away"):
+        audit_checkpoint(one, Effort.QUICK)
+    file.unlink()
+    audit_checkpoint(one, Effort.QUICK)
+    audit_checkpoint(one, Effort.QUICK, transfer=[two])  # more evidence is welcome
+    assert file.read_bytes() == before
+
+
 def test_measuring_cannot_change_the_shape_of_a_network(tmp_path: Path) -> None:
     one = saved(tmp_path / "one", "mbn1x1")
     for change in ("backbone.width=4", "backbone.name=resnet20", "choices.weight_bases=[1]"):
