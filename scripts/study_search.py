@@ -3,9 +3,9 @@
     python scripts/study_search.py --space search_spaces/digits.yaml --budget 6e6 --work FOLDER
 
 Runs the search once for each seed, with ``--vary`` also with each of these changes. Fine-tunes the
-uniform networks within the budget as that search did its finds, from the same supernet, and audits
-all of them together. Interrupted, it goes on where it stopped; ``--seeds`` may be given to several
-processes.
+uniform networks within the budget as that search did its finds, from the same supernet, with
+``--pareto`` also all members of its Pareto set, and audits all of them together. Interrupted, it
+goes on where it stopped; ``--seeds`` may be given to several processes.
 """
 
 import argparse
@@ -18,20 +18,19 @@ import bench
 
 import mbnas
 from mbnas import pipeline
-from mbnas.assignment import Assignment
-from mbnas.runs import RunFolder
-from mbnas.search.session import recorded
+from mbnas.files import read_json
+from mbnas.formats import Format
 
 Row = dict[str, Any]
 MEASURES = ("natural", "robust", "worst case")
 ONE_BY_ONE = mbnas.Executor("inprocess", workers=1)
 
 
-def searched(folder: Path, settings: mbnas.Settings) -> RunFolder:
+def searched(folder: Path, settings: mbnas.Settings) -> pipeline.Outcome:
     """The run of these settings, to its end."""
     if folder.exists():
-        return pipeline.resume_search(folder, settings, ONE_BY_ONE).folder
-    return mbnas.run_search(settings, folder, ONE_BY_ONE).folder
+        return pipeline.resume_search(folder, settings, ONE_BY_ONE)
+    return mbnas.run_search(settings, folder, ONE_BY_ONE)
 
 
 def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]:
@@ -43,13 +42,13 @@ def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]
         [f"seed={seed}", f"search.budget={arguments.budget}", *arguments.set, *changes, *images],
     )
     name = "-".join((*changes, f"seed{seed}"))
-    run = searched(arguments.work / name, settings)
-    finds = {each.name for each in bench.retrained(run)}
-    layers = settings.space.layers
-    trials = recorded(run.trials, layers)
-    chosen = [each.id for each in trials if each.id in finds or each.assignment.is_uniform]
+    outcome = searched(arguments.work / name, settings)
+    finds = {each["id"] for each in outcome.retrained}
+    front = {each["id"]: each for each in read_json(outcome.folder.pareto_file)}
+    wanted = finds | (front.keys() if arguments.pareto else set())
+    chosen = [e.id for e in outcome.trials if e.id in wanted or e.assignment.is_uniform]
     # Finds keep their networks and lose their audits: all are to be attacked by the same sources.
-    copy = bench.copied(run, arguments.work / f"{name}-uniform", without="audit-*")
+    copy = bench.copied(outcome.folder, arguments.work / f"{name}-uniform", without="audit-*")
     trained = [pipeline.retrain_candidate(copy.path, each, settings) for each in chosen]
     audits = [bench.quick_audit(copy.candidate(each), settings, images) for each in chosen]
     return [
@@ -59,7 +58,8 @@ def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]
             "assignment": metrics["assignment"],
             "bops": metrics["bops"],
             "find": metrics["id"] in finds,
-            "uniform": Assignment.parse(metrics["assignment"], layers).is_uniform,
+            "uniform": Format.parse(metrics["format"], settings.space.layers).widths.is_uniform,
+            "member": front.get(metrics["id"]),
             "natural": metrics["test"]["natural"],
             "robust": metrics["test"]["pgd"]["mean"],
             "worst case": audit["worst_case"]["accuracy"],
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--vary", nargs="+", default=[], metavar='"KEY=VALUE ..."')
+    parser.add_argument("--pareto", action="store_true", help="retrain the whole Pareto set, too")
     parser.add_argument("--name", help="of the result (default: the space's)")
     arguments = parser.parse_args()
     space = mbnas.load(arguments.space, arguments.set)
