@@ -48,18 +48,20 @@ def hypervolume(points: Matrix, reference: Matrix) -> float:
 
 
 def most_useful(front: Sequence[T], count: int) -> list[T]:
-    """``count`` members that together dominate most, most useful first.
+    """``count`` members to look at closely: the most robust, then those that dominate most with it.
 
-    Greedy maximisation of the hypervolume of the objectives, scaled to the extent of the front:
-    the first is the knee, each next one adds most to those chosen (Guerreiro et al. 2016).
+    Of equally robust ones the most accurate, then the cheapest. The others by greedy maximisation
+    of the hypervolume of the objectives, scaled to the extent of the front: each next one adds most
+    to those chosen (Guerreiro et al. 2016).
     """
-    if not front:
+    if not front or not count:
         return []
     points = objectives(front)
     extent = np.ptp(points, axis=0)
     scaled = (points - points.min(axis=0)) / np.where(extent > 0, extent, 1)
     reference = np.full(points.shape[1], 1.1)
-    chosen: list[int] = []
+    ranks = [(each.robust, each.natural, -each.bops) for each in front]
+    chosen = [max(range(len(front)), key=lambda i: ranks[i])]
     while len(chosen) < min(count, len(front)):
         rest = [i for i in range(len(front)) if i not in chosen]
         chosen.append(max(rest, key=lambda i: hypervolume(scaled[[*chosen, i]], reference)))

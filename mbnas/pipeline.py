@@ -6,7 +6,7 @@ data -> supernet -> search -> Pareto set, re-scored -> retraining -> report
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -202,7 +202,8 @@ def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Exe
     torch.cuda.empty_cache()  # workers need what no process here does any more
     trials, front, worst_cases = parallel.led(lambda: _searched(run, supernet, executor))
     retrained: list[Metrics] = []
-    for trial in most_useful(front, settings.retraining.candidates):
+    withstanding = [replace(each, robust=worst_cases[each.id]) for each in front]
+    for trial in most_useful(withstanding, settings.retraining.candidates):
         retrained.append(_retrained(run, supernet, trial.assignment))
         parallel.led(lambda: write_pareto(folder, settings, trials, front, worst_cases, retrained))
     retrained = parallel.led(lambda: _audited(run, retrained))

@@ -546,6 +546,50 @@ def finds(result: Result) -> str:
     return f"{described}\n\n{found}\n\n{table(header, rows)}"
 
 
+def fronts(result: Result) -> str:
+    """How scores rank what Pareto sets reach when fine-tuned, and by how much it is more."""
+    measured = result["measured"]
+    seeds = measured["seeds"]
+    described = (
+        f"`{result['command']}` ({machine(result)}). Kendall's tau within Pareto sets of searches "
+        f"of seeds {', '.join(map(str, seeds))}, mean ± standard deviation, of what the supernet "
+        "scores on validation images with what members reach on test images once they are "
+        "fine-tuned from it."
+    )
+    members = [each for each in measured["networks"] if each["member"]]
+    by_seed = [[each for each in members if each["seed"] == seed] for seed in seeds]
+    scores = {"natural": "natural", "PGD-20": "robust", "worst case": "worst_case", "BOPS": "bops"}
+    reached = {"natural": "natural", "PGD-20": "robust", "worst case": "worst case"}
+    rows = [
+        [
+            name,
+            *(
+                averaged([agreement_of(front, score, column) for front in by_seed], 2)
+                for column in reached.values()
+            ),
+        ]
+        for name, score in scores.items()
+    ]
+    uniform = [each for each in measured["networks"] if each["uniform"]]
+    leads = [[lead(each, uniform) for each in front if not each["uniform"]] for front in by_seed]
+    than_all, than_best = (
+        over_seeds([statistics.fmean(each[than] for each in front) for front in leads])
+        for than in (0, 1)
+    )
+    more = (
+        f"The {sum(map(len, leads))} members that are not uniform keep {than_all} points more in "
+        f"the worst case than uniform networks that cost no more do in the mean, and {than_best} "
+        "more than that of them which is best on the other seeds."
+    )
+    return f"{described}\n\n{table(['score', *reached], rows)}\n\n{more}"
+
+
+def agreement_of(front: list[dict[str, Any]], score: str, column: str) -> float:
+    """Kendall's tau of what the supernet scored with what fine-tuned networks reach."""
+    scored = [each["member"][score] for each in front]
+    return float(kendalltau(scored, [each[column] for each in front]).statistic)
+
+
 def lead(find: dict[str, Any], uniform: list[dict[str, Any]]) -> tuple[float, float]:
     """By how much a find keeps more in the worst case than uniform networks that cost no more.
 
@@ -596,6 +640,7 @@ KINDS: dict[str, Callable[[Result], str]] = {
     "agreement": agreement,
     "attacks": attacks,
     "finds": finds,
+    "fronts": fronts,
     "gap": gap,
     "paper": paper,
     "ranking": ranking,

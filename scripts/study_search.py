@@ -100,7 +100,8 @@ def main() -> None:
         ],
     )
     result = {"seeds": arguments.seeds, "layers": space.space.layers, "networks": rows}
-    print(bench.keep(f"finds-{arguments.name or space.name}", result))
+    kind = "fronts" if arguments.pareto else "finds"
+    print(bench.keep(f"{kind}-{arguments.name or space.name}", result))
 
 
 if __name__ == "__main__":

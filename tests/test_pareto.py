@@ -121,13 +121,16 @@ def test_asking_for_more_changes_none_of_the_first(front: list[Member], count: i
 
 @given(front=FRONTS)
 @settings(max_examples=50)
-def test_each_useful_member_adds_most_to_those_before_it(front: list[Member]) -> None:
+def test_the_most_robust_comes_first_and_each_next_adds_most(front: list[Member]) -> None:
     points, reference, chosen = scaled(front) if front else [], np.full(3, 1.1), []
     for member in most_useful(front, 3):
         rest = [i for i in range(len(front)) if i not in chosen]
         volumes = {i: volume(points[[*chosen, i]], reference) for i in rest}
+        if not chosen:
+            assert member.robust == max(each.robust for each in front)
         chosen.append(front.index(member))
-        assert volumes[chosen[-1]] == pytest.approx(max(volumes.values()))
+        if len(chosen) > 1:
+            assert volumes[chosen[-1]] == pytest.approx(max(volumes.values()))
 
 
 @given(front=FRONTS, power=st.integers(1, 30))
@@ -139,7 +142,11 @@ def test_the_unit_of_cost_does_not_matter(front: list[Member], power: int) -> No
     assert positions == others
 
 
-def test_the_knee_comes_first() -> None:
-    knee = Member(0.8, 0.8, 2)
-    front = [Member(0.0, 0.0, 1), knee, Member(1.0, 1.0, 10)]
-    assert most_useful(front, 1) == [knee]
+def test_the_knee_comes_right_behind_the_most_robust() -> None:
+    cheapest, knee, most_robust = Member(0.0, 0.0, 1), Member(0.8, 0.8, 2), Member(1.0, 1.0, 10)
+    assert most_useful([cheapest, knee, most_robust], 2) == [most_robust, knee]
+
+
+def test_of_equally_robust_members_the_more_accurate_is_first_then_the_cheaper() -> None:
+    front = [Member(0.7, 0.5, 1), Member(0.8, 0.5, 3), Member(0.8, 0.5, 2), Member(0.9, 0.4, 4)]
+    assert most_useful(front, 1) == [front[2]]

@@ -332,7 +332,15 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
-    options = ["--space", "search_spaces/digits.yaml", "--budget", "1.1e5", "--seeds", "1"]
+    options = [
+        "--space",
+        "search_spaces/digits.yaml",
+        "--budget",
+        "1.1e5",
+        "--seeds",
+        "1",
+        "--pareto",
+    ]
     options += [
         "--work",
         str(tmp_path / "work"),
@@ -344,7 +352,7 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
     short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
     with mock.patch.dict(PLANS, {mbnas.Effort.QUICK: short}):
         script.main()
-    result = tmp_path / "finds-digits.json"
+    result = tmp_path / "fronts-digits.json"
     found = json.loads(result.read_text())
     rows = found["measured"]["networks"]
     for change in ("", "supernet.epochs=1 search.engine=optuna"):
@@ -356,6 +364,10 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
         (find,) = (each for each in of_run if each["find"])
         assert find["assignment"] == read_json(trained)["assignment"]
         assert find["natural"] == read_json(trained)["test"]["natural"]
+        members = [each["member"] for each in of_run if each["member"]]
+        assert sorted(each["id"] for each in members) == sorted(
+            each["id"] for each in read_json(run.pareto_file)
+        )
         uniform = {each["assignment"] for each in of_run if each["uniform"]}
         affordable = [
             each for each in settings.space.uniforms if bops(settings.table, each) <= 1.1e5
@@ -389,6 +401,13 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     for seed, value in enumerate((0.45, 0.5, 0.55)):
         networks.append(find | {"seed": seed, "worst case": value})
     told = [each | {"change": "", "natural": 0.9, "robust": 0.6} for each in networks]
+    for each in told:
+        scores = {
+            "natural": each["bops"],
+            "robust": each["worst case"],
+            "worst_case": -each["worst case"],
+        }
+        each["member"] = scores | {"bops": each["bops"]} if each["bops"] < 9 else None
     result = read_json(ROOT / "scripts" / "results" / "recipe-muon.json")
     result["measured"] = {"seeds": [0, 1, 2], "layers": 2, "networks": told}
     shown = script.finds(result)
@@ -396,6 +415,12 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     row = "| as the space says | 0.00 ± 0.00 | 90.0 ± 0.0 | 60.0 ± 0.0 | 50.0 ± 5.0 "
     assert f"{row}| 16.7 ± 5.8 | 6.7 ± 7.6 | 0 |" in shown
     assert "| 1x2*2 | 0.00 | 23.3 ± 15.3 |" in shown
+    for each in told:
+        each["natural"], each["robust"] = -each["worst case"], each["worst case"]
+    shown = script.fronts(result)
+    assert "| PGD-20 | -1.00 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 |" in shown
+    assert "| worst case | 1.00 ± 0.00 | -1.00 ± 0.00 | -1.00 ± 0.00 |" in shown
+    assert "The 3 members that are not uniform keep 16.7 ± 5.8 points more" in shown
 
 
 @pytest.mark.parametrize("script", ["study_supernet"], indirect=True)
