@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mbnas import data as datasets
+from mbnas import pipeline
 from mbnas.checkpoints import require_images_of
 from mbnas.environment import environment
 from mbnas.errors import MbnasError, SettingsError
@@ -203,6 +204,30 @@ def quick_audit(folder: Path, settings: mbnas.Settings, overrides: Sequence[str]
     mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, overrides)
     found: dict[str, Any] = read_json(audit_file(folder, mbnas.Effort.QUICK))
     return found
+
+
+def retrained_together(
+    run: RunFolder, chosen: Sequence[str], settings: mbnas.Settings, images: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What candidates of a run, by id, reach on test images once they are retrained there.
+
+    All are trained before the first is audited: adversarial images of each are tried on all others.
+
+    Args:
+        images: where they lie, see :func:`images_in`.
+    """
+    trained = [pipeline.retrain_candidate(run.path, each, settings) for each in chosen]
+    audits = [quick_audit(run.candidate(each), settings, images) for each in chosen]
+    return [
+        {
+            "assignment": metrics["assignment"],
+            "bops": metrics["bops"],
+            "natural": metrics["test"]["natural"],
+            "robust": metrics["test"]["pgd"]["mean"],
+            "worst case": audit["worst_case"]["accuracy"],
+        }
+        for metrics, audit in zip(trained, audits, strict=True)
+    ]
 
 
 def paired(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

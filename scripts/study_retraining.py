@@ -16,7 +16,7 @@ from typing import Any
 import bench
 
 import mbnas
-from mbnas import pipeline, runs
+from mbnas import runs
 from mbnas.assignment import Assignment
 from mbnas.report import short
 from mbnas.runs import RunFolder
@@ -29,28 +29,13 @@ COLUMNS = ("natural", "robust", "worst case")
 def measured(
     run: RunFolder, chosen: list[str], start: str, teacher: str, arguments: argparse.Namespace
 ) -> list[Row]:
-    """What the chosen candidates reach; a copy of the run, without its networks, takes theirs.
-
-    All are trained before the first is audited: adversarial images of each are tried on all others.
-    """
+    """What the chosen candidates reach; a copy of the run, without its networks, takes theirs."""
     copy = bench.copied(run, arguments.work / f"{start}-{teacher}", without="candidates")
     images = bench.images_in(arguments.data)
     changes = (f"retraining.start={start}", f"retraining.teacher={teacher}", *arguments.set)
     settings = mbnas.load(run.settings_file, [*changes, *images])
-    trained = [pipeline.retrain_candidate(copy.path, each, settings) for each in chosen]
-    audits = [bench.quick_audit(copy.candidate(each), settings, images) for each in chosen]
-    return [
-        {
-            "start": start,
-            "teacher": teacher,
-            "assignment": metrics["assignment"],
-            "bops": metrics["bops"],
-            "natural": metrics["test"]["natural"],
-            "robust": metrics["test"]["pgd"]["mean"],
-            "worst case": audit["worst_case"]["accuracy"],
-        }
-        for metrics, audit in zip(trained, audits, strict=True)
-    ]
+    reached = bench.retrained_together(copy, chosen, settings, images)
+    return [{"start": start, "teacher": teacher, **each} for each in reached]
 
 
 def main() -> None:

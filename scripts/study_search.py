@@ -19,7 +19,6 @@ import bench
 import mbnas
 from mbnas import pipeline
 from mbnas.files import read_json
-from mbnas.formats import Format
 
 Row = dict[str, Any]
 MEASURES = ("natural", "robust", "worst case")
@@ -46,25 +45,20 @@ def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]
     finds = {each["id"] for each in outcome.retrained}
     front = {each["id"]: each for each in read_json(outcome.folder.pareto_file)}
     wanted = finds | (front.keys() if arguments.pareto else set())
-    chosen = [e.id for e in outcome.trials if e.id in wanted or e.assignment.is_uniform]
+    chosen = [e for e in outcome.trials if e.id in wanted or e.assignment.is_uniform]
     # Finds keep their networks and lose their audits: all are to be attacked by the same sources.
     copy = bench.copied(outcome.folder, arguments.work / f"{name}-uniform", without="audit-*")
-    trained = [pipeline.retrain_candidate(copy.path, each, settings) for each in chosen]
-    audits = [bench.quick_audit(copy.candidate(each), settings, images) for each in chosen]
+    reached = bench.retrained_together(copy, [each.id for each in chosen], settings, images)
     return [
         {
             "change": change,
             "seed": seed,
-            "assignment": metrics["assignment"],
-            "bops": metrics["bops"],
-            "find": metrics["id"] in finds,
-            "uniform": Format.parse(metrics["format"], settings.space.layers).widths.is_uniform,
-            "member": front.get(metrics["id"]),
-            "natural": metrics["test"]["natural"],
-            "robust": metrics["test"]["pgd"]["mean"],
-            "worst case": audit["worst_case"]["accuracy"],
+            **each,
+            "find": trial.id in finds,
+            "uniform": trial.assignment.is_uniform,
+            "member": front.get(trial.id),
         }
-        for metrics, audit in zip(trained, audits, strict=True)
+        for trial, each in zip(chosen, reached, strict=True)
     ]
 
 

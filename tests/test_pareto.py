@@ -126,11 +126,12 @@ def test_the_most_robust_comes_first_and_each_next_adds_most(front: list[Member]
     for member in most_useful(front, 3):
         rest = [i for i in range(len(front)) if i not in chosen]
         volumes = {i: volume(points[[*chosen, i]], reference) for i in rest}
-        if not chosen:
+        position = front.index(member)
+        if chosen:
+            assert volumes[position] == pytest.approx(max(volumes.values()))
+        else:
             assert member.robust == max(each.robust for each in front)
-        chosen.append(front.index(member))
-        if len(chosen) > 1:
-            assert volumes[chosen[-1]] == pytest.approx(max(volumes.values()))
+        chosen.append(position)
 
 
 @given(front=FRONTS, power=st.integers(1, 30))

@@ -332,21 +332,9 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
-    options = [
-        "--space",
-        "search_spaces/digits.yaml",
-        "--budget",
-        "1.1e5",
-        "--seeds",
-        "1",
-        "--pareto",
-    ]
-    options += [
-        "--work",
-        str(tmp_path / "work"),
-        "--vary",
-        "supernet.epochs=1 search.engine=optuna",
-    ]
+    options = ["--space", "search_spaces/digits.yaml", "--work", str(tmp_path / "work")]
+    options += ["--budget", "1.1e5", "--seeds", "1", "--pareto"]
+    options += ["--vary", "supernet.epochs=1 search.engine=optuna"]
     options += [part for change in TINY for part in ("--set", change)]
     monkeypatch.setattr(sys, "argv", ["study_search.py", *options])
     short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
