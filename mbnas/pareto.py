@@ -51,13 +51,16 @@ def most_useful(front: Sequence[T], count: int) -> list[T]:
     """``count`` members to look at closely: the most robust, then those that dominate most with it.
 
     Of equally robust ones the most accurate, then the cheapest. The others by greedy maximisation
-    of the hypervolume of the objectives, scaled to the extent of the front: each next one adds most
-    to those chosen (Guerreiro et al. 2016).
+    of the hypervolume of the objectives: each next one adds most to those chosen (Guerreiro et al.
+    2016). BOPS are scaled to their extent over the front, both accuracies to the larger of theirs,
+    so that a point of one counts as much as a point of the other.
     """
     if not front or not count:
         return []
     points = objectives(front)
     extent = np.ptp(points, axis=0)
+    # Where all are as accurate but for noise, its extent would make noise count like robustness.
+    extent[:2] = extent[:2].max()
     scaled = (points - points.min(axis=0)) / np.where(extent > 0, extent, 1)
     reference = np.full(points.shape[1], 1.1)
     ranks = [(each.robust, each.natural, -each.bops) for each in front]

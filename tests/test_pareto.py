@@ -46,9 +46,10 @@ def volume(points: np.ndarray, reference: np.ndarray) -> float:
 
 
 def scaled(front: list[Member]) -> np.ndarray:
-    """Objectives from 0, the best of the front, to 1, its worst."""
+    """From 0, the best, to 1, the worst: in BOPS, and in the accuracy that spreads more."""
     points = objectives(front)
-    extent = points.max(axis=0) - points.min(axis=0)
+    natural, robust, bops = points.max(axis=0) - points.min(axis=0)
+    extent = np.array([max(natural, robust), max(natural, robust), bops])
     extent[extent == 0] = 1
     return (points - points.min(axis=0)) / extent
 
@@ -146,6 +147,11 @@ def test_the_unit_of_cost_does_not_matter(front: list[Member], power: int) -> No
 def test_the_knee_comes_right_behind_the_most_robust() -> None:
     cheapest, knee, most_robust = Member(0.0, 0.0, 1), Member(0.8, 0.8, 2), Member(1.0, 1.0, 10)
     assert most_useful([cheapest, knee, most_robust], 2) == [most_robust, knee]
+
+
+def test_noise_in_natural_accuracy_decides_nothing_where_robustness_differs() -> None:
+    most_robust, lucky, knee = Member(0.95, 0.6, 9), Member(0.96, 0.45, 5), Member(0.94, 0.55, 4)
+    assert most_useful([knee, lucky, most_robust], 2) == [most_robust, knee]
 
 
 def test_of_equally_robust_members_the_more_accurate_is_first_then_the_cheaper() -> None:
