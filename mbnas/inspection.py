@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,9 @@ from typing import Any
 from mbnas import config, parallel
 from mbnas import data as datasets
 from mbnas.auditing import PLANS, Audit, audit, page
-from mbnas.auditing.evidence import TRANSFER
 from mbnas.checkpoints import NETWORK_FILE, digest, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, SettingsError
-from mbnas.evaluation import Steered
 from mbnas.files import alone_in, read_json, write_json, write_text
 from mbnas.final import final_scores
 from mbnas.formats import Format
@@ -68,10 +66,8 @@ def audit_checkpoint(
     network, format_, settings, images = _opened(path, overrides)
     others = siblings(network_file(path).parent)
     known = [network_file(each).resolve() for each in (path, *others)]
-    sources = {each.name: _network(each, images) for each in others}
-    for each in transfer:
-        if network_file(each).resolve() not in known:
-            sources[str(each)] = _network(each, images)
+    sources = {each.name: each for each in others}
+    sources |= {str(each): each for each in transfer if network_file(each).resolve() not in known}
     return parallel.led(
         lambda: audited(network, format_.id, settings, images, path, effort, sources)
     )
@@ -84,25 +80,28 @@ def audited(
     images: Images,
     path: Path,
     effort: Effort,
-    sources: Mapping[str, Steered],
+    sources: Mapping[str, Path],
 ) -> Audit:
     """Audit a frozen network on test images and write the result beside its file.
 
     Args:
         path: the file of the network, or the folder it lies in.
+        sources: networks whose adversarial images are tried on this one, by name.
 
     Raises:
-        DataError: if another process works there, or there is an audit of another network.
+        DataError: if another process works there, there is an audit of another network, or a
+            source is corrupt or of other images.
         SettingsError: if there is an audit under another threat, with another seed, or with more
             networks to transfer from.
     """
     plan, folder = PLANS[effort], network_file(path).parent
     journal = Journal(folder / f"audit-{effort}.jsonl")
     record = audit_file(folder, effort)
+    tried = {each: digest(source) for each, source in sources.items()}
     with alone_in(folder), suited_to(settings.table, settings.retraining):
         known = audit_of(path, effort, settings)
         if known is not None:
-            _require_all_sources(known, sources, record)
+            _require_all_sources(known, tried.values(), record)
         found = audit(
             network,
             images.first(plan.images),
@@ -110,10 +109,10 @@ def audited(
             plan,
             seed=settings.seed,
             journal=journal,
-            sources=sources,
+            sources={each: _network(source, images) for each, source in sources.items()},
         )
         write_text(record.with_suffix(".html"), page.page(found, name))
-        write_json(record, {"network": digest(path), **page.record(found)})
+        write_json(record, {"network": digest(path), "sources": tried, **page.record(found)})
         journal.remove()
     return found
 
@@ -123,8 +122,10 @@ def audit_file(folder: Path, effort: Effort) -> Path:
     return folder / f"audit-{effort}.json"
 
 
-def audit_of(path: Path, effort: Effort, settings: Settings) -> dict[str, Any] | None:
-    """The record of a network's audit; None if there is none.
+def audit_of(
+    path: Path, effort: Effort, settings: Settings, sources: Iterable[Path] = ()
+) -> dict[str, Any] | None:
+    """The record of a network's audit; None if there is none that tried images of all ``sources``.
 
     Raises:
         DataError: if it was made of another network.
@@ -141,19 +142,18 @@ def audit_of(path: Path, effort: Effort, settings: Settings) -> dict[str, Any] |
     asked = {"threat": settings.threat.model_dump(mode="json"), "seed": settings.seed}
     made = {key: record.get(key) for key in asked}
     require_same(made, asked, f"{str(file)!r} was made", _KEEP)
-    return record
+    tried = record.get("sources", {}).values()
+    return record if all(digest(each) in tried for each in sources) else None
 
 
-def _require_all_sources(
-    known: Mapping[str, Any], sources: Mapping[str, Steered], file: Path
-) -> None:
+def _require_all_sources(known: Mapping[str, Any], digests: Iterable[str], file: Path) -> None:
     """Let no audit take the place of one that has tried the adversarial images of more networks."""
-    tried = [each for each in known["standing_after"] if each.startswith(TRANSFER)]
-    missing = sorted({each.removeprefix(TRANSFER) for each in tried} - sources.keys())
+    tried: Mapping[str, str] = known.get("sources", {})
+    missing = sorted(name for name, source in tried.items() if source not in digests)
     if missing:
         raise SettingsError(
             f"{str(file)!r} was made with adversarial images of {', '.join(missing)}, too; give "
-            f"--transfer {' '.join(missing)}, or {_KEEP}"
+            f"--transfer PATH for each of these networks, or {_KEEP}"
         )
 
 

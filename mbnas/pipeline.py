@@ -284,14 +284,11 @@ def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
     """The metrics of each retrained network with its audit, the others as sources."""
     effort = run.settings.test.audit
     folders = {each["id"]: run.folder.candidate(each["id"]) for each in retrained}
-    networks = {
-        name: freeze(load_network(folder)[0].to(run.device)) for name, folder in folders.items()
-    }
     for name, folder in folders.items():
-        if audit_of(folder, effort, run.settings) is None:
-            others = {each: networks[each] for each in networks if each != name}
-            network, images = networks[name], run.data.test
-            audited(network, name, run.settings, images, folder, effort, others)
+        others = {each: folders[each] for each in folders if each != name}
+        if audit_of(folder, effort, run.settings, others.values()) is None:
+            network = freeze(load_network(folder)[0].to(run.device))
+            audited(network, name, run.settings, run.data.test, folder, effort, others)
     records = {name: read_json(audit_file(folder, effort)) for name, folder in folders.items()}
     return [{**each, "audit": records[each["id"]]} for each in retrained]
 

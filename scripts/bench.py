@@ -30,9 +30,9 @@ from mbnas import pipeline
 from mbnas.checkpoints import require_images_of
 from mbnas.environment import environment
 from mbnas.errors import MbnasError, SettingsError
-from mbnas.files import UNWRITABLE, read_json
+from mbnas.files import UNWRITABLE, read_json, write_text
 from mbnas.images import Images
-from mbnas.inspection import audit_file, audit_of
+from mbnas.inspection import audit_file, audit_of, siblings
 from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
@@ -197,8 +197,11 @@ def repair_torchvision() -> None:
 
 
 def quick_audit(folder: Path, settings: mbnas.Settings, overrides: Sequence[str]) -> dict[str, Any]:
-    """The record of a network's quick audit under ``settings``, made now if there is none."""
-    record = audit_of(folder, mbnas.Effort.QUICK, settings)
+    """The record of a network's quick audit under ``settings``, made now unless one is there.
+
+    One that tried adversarial images of all siblings, that is.
+    """
+    record = audit_of(folder, mbnas.Effort.QUICK, settings, siblings(folder))
     if record is not None:
         return record
     mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, overrides)
@@ -280,7 +283,7 @@ def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can h
     }
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
-    target.write_text(json.dumps(described, indent=1) + "\n")
+    write_text(target, json.dumps(described, indent=1) + "\n")
     return target
 
 

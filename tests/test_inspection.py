@@ -13,7 +13,13 @@ from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
 from mbnas.images import Images
-from mbnas.inspection import audit_checkpoint, audit_file, evaluate_checkpoint, siblings
+from mbnas.inspection import (
+    audit_checkpoint,
+    audit_file,
+    audit_of,
+    evaluate_checkpoint,
+    siblings,
+)
 from mbnas.networks import build_network
 from mbnas.settings import Effort
 
@@ -95,9 +101,7 @@ def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Pat
     audit_checkpoint(one, Effort.QUICK, transfer=[two])
     file = audit_file(one, Effort.QUICK)
     before = file.read_bytes()
-    with pytest.raises(
-        SettingsError, match=rf"images of {two}, too; give --transfer {two}, or move"
-    ):
+    with pytest.raises(SettingsError, match=rf"images of {two}, too; give --transfer PATH"):
         audit_checkpoint(one, Effort.QUICK)
     neighbour = one / "other.safetensors"
     neighbour.write_bytes((two / NETWORK_FILE).read_bytes())
@@ -112,6 +116,19 @@ def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Pat
     audit_checkpoint(one, Effort.QUICK)
     audit_checkpoint(one, Effort.QUICK, transfer=[two])  # more evidence is welcome
     assert file.read_bytes() == before
+
+
+def test_an_audit_is_known_by_the_networks_it_tried_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = {"a": "mbn1x1", "b": "float", "c": "xnor"}
+    one, two, three = (saved(tmp_path / each, text) for each, text in formats.items())
+    audit_checkpoint(one, Effort.QUICK, transfer=[two])
+    monkeypatch.chdir(tmp_path)
+    audit_checkpoint(one, Effort.QUICK, transfer=[Path("b")])
+    assert audit_of(one, Effort.QUICK, SETTINGS) is not None
+    assert audit_of(one, Effort.QUICK, SETTINGS, [two]) is not None
+    assert audit_of(one, Effort.QUICK, SETTINGS, [two, three]) is None
 
 
 def test_measuring_cannot_change_the_shape_of_a_network(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ class Ledger:
         self.results = {record["name"]: record["result"] for record in records}
         if self._once("origin", lambda: self.origin) != self.origin:
             raise DataError(
-                f"{str(self.journal.path)!r} was left by an audit of another network, other images "
-                "or other settings; go on with those, or delete it to begin anew"
+                f"{str(self.journal.path)!r} was left by an audit of another network, with other "
+                "images, settings or networks to transfer from; go on with those, or delete it to "
+                "begin anew"
             )
 
     def number(self, name: str, measure: Callable[[], float]) -> float:
