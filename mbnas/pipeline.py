@@ -248,7 +248,7 @@ def _trials(run: _Run, problem: Problem, executor: Executor) -> list[Trial]:
         title="search",
     )
     if len(trials) < evaluations:
-        log.info("the space holds no more candidates within the budget")
+        log.info("no more candidates were found within the budget")
     log.info("search: %d candidates evaluated", len(trials))
     return trials
 

@@ -64,10 +64,7 @@ def ranking(front: Sequence[Trial], worst_cases: WorstCases) -> str:
     of_cost = agreement([trial.bops for trial in front], reached)
     if tau is None or of_cost is None:
         return "robust accuracy and worst case leave nothing to rank"
-    return (
-        f"Kendall's tau with the worst case: {tau:.2f} of robust accuracy, which is part of it, "
-        f"{of_cost:.2f} of BOPS"
-    )
+    return f"Kendall's tau with the worst case: {tau:.2f} of robust accuracy, {of_cost:.2f} of BOPS"
 
 
 def short(assignment: Assignment) -> str:

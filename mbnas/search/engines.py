@@ -34,7 +34,7 @@ class Engine(Protocol):
     """Proposes one generation after another."""
 
     def ask(self) -> list[Assignment]:
-        """New affordable assignments, at least one; none when the space is exhausted."""
+        """New affordable assignments, at least one; none when no more are found."""
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """The scores of all of the last generation, in the order they were asked."""
