@@ -273,7 +273,7 @@ _ELSEWHERE = "name a folder for them by the environment variable XDG_CACHE_HOME"
 
 def _cache_folder() -> Path:
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError:
         raise DataError(f"no home folder to keep decoded images in; {_ELSEWHERE}") from None
     return cache / "mbnas" / "images"
