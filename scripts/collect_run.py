@@ -14,7 +14,7 @@ from typing import Any
 import bench
 
 from mbnas import Effort, runs
-from mbnas.files import read_json
+from mbnas.files import read_json, write_text
 from mbnas.inspection import audit_file
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     result = collected(folder, arguments.command, arguments.commit)
     bench.RESULTS.mkdir(exist_ok=True)
     target = bench.RESULTS / f"search-{arguments.name or result['space']}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
+    write_text(target, json.dumps(result, indent=1) + "\n")
     print(target)
 
 

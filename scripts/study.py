@@ -96,6 +96,9 @@ def train_to_the_end(
 ) -> None:
     """Train in place by the recipe of retraining; interrupted, ``target`` lets it go on.
 
+    To be removed once what comes of the network is on disk.
+
+
     The network is that of the last epoch: choosing the best would hide a collapse.
     """
     fit(
@@ -110,4 +113,3 @@ def train_to_the_end(
         seed=seed,
         checkpoint=target,
     )
-    target.unlink()

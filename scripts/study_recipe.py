@@ -232,8 +232,10 @@ def taught_by_float(
     if target.exists():
         network.load_state_dict(torch.load(target, weights_only=True))
     else:
-        learn(network, variant, settings, data, None, seed, target.with_suffix(".float"))
+        unfinished = target.with_suffix(".float")
+        learn(network, variant, settings, data, None, seed, unfinished)
         write_atomically(target, lambda path: torch.save(network.state_dict(), path))
+        unfinished.unlink()
     frozen = freeze(network)
 
     @torch.no_grad()
@@ -290,6 +292,8 @@ def main() -> None:
         if not file.exists():
             target = file.with_suffix(".pt")
             write_json(file, trained(VARIANTS[name], settings, data, format_, seed, target))
+            for unfinished in (target, target.with_suffix(".first")):
+                unfinished.unlink(missing_ok=True)
         percent = json.loads(file.read_text())
         found.setdefault(name, {}).setdefault(format_, []).append(percent)
         print(f"{file.stem}: {percent:.1f} %", flush=True)

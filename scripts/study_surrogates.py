@@ -17,14 +17,14 @@ from pathlib import Path
 import bench
 import study
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mbnas import data as datasets
 from mbnas import freeze, square
 from mbnas.auditing import Case
 from mbnas.data import Data
-from mbnas.files import write_json
+from mbnas.files import write_atomically, write_json
 from mbnas.networks import Network
 from mbnas.objectives import network_objective
 from mbnas.randomness import derive
@@ -50,8 +50,10 @@ def train(
     purpose = derive(seed, format_, training)
     network = study.fresh(settings, data, format_, purpose)
     objective = network_objective(network, threat, recipe)
-    study.train_to_the_end(network, objective, settings, data, purpose, target.with_suffix(".pt"))
-    save_file(network.state_dict(), target)
+    unfinished = target.with_suffix(".pt")
+    study.train_to_the_end(network, objective, settings, data, purpose, unfinished)
+    write_atomically(target, lambda path: path.write_bytes(save(network.state_dict())))
+    unfinished.unlink()
 
 
 def attack(case: Case, queries: int) -> Row:
