@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--runs", type=bench.positive, default=3)
     parser.add_argument("--square-runs", type=bench.positive, default=16)
     parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
+    parser.add_argument("--name", default="resnet8", help="of the result")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if min(arguments.runs, arguments.square_runs) < 2:
@@ -149,7 +150,7 @@ def main() -> None:
             rows.append([f"{format_}, {name}", *shown, f"{apart:+.2f}"])
             print(*rows[-1], sep="  ", flush=True)
     bench.show("percent robust", ["", "mbnas", "library", "apart"], rows)
-    print(bench.keep("agreement-resnet8", measured))
+    print(bench.keep(f"agreement-{arguments.name}", measured))
 
 
 if __name__ == "__main__":
