@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 
 import torch
@@ -40,7 +39,18 @@ def network_objective(
     def accumulate(x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         with torch.no_grad(), autocast(recipe, x.device):
             truth = y if teacher is None else teacher(x).softmax(dim=1)
-        loss = F.cross_entropy(_logits(network, network, x, y, threat, recipe, rng), truth)
+        with without_gradients(network):
+            x = perturbed(
+                lambda z: network(z, threat.surrogate),
+                x,
+                y,
+                threat.eps,
+                recipe,
+                rng,
+            )
+        with autocast(recipe, x.device):
+            logits = network(x, weight_surrogate=recipe.weight_surrogate)
+        loss = F.cross_entropy(logits, truth)
         torch.autograd.backward(loss)
         return loss.detach()
 
@@ -57,8 +67,18 @@ def supernet_objective(
     space = supernet.space
 
     def logits_of(assignment: Assignment, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
-        sub_network = partial(supernet, assignment=assignment)
-        return _logits(supernet, sub_network, x, y, threat, recipe, rng)
+        with without_gradients(supernet):
+            x = perturbed(
+                lambda z: supernet(z, assignment, threat.surrogate),
+                x,
+                y,
+                threat.eps,
+                recipe,
+                rng,
+            )
+        with autocast(recipe, x.device):
+            logits: Tensor = supernet(x, assignment, weight_surrogate=recipe.weight_surrogate)
+        return logits
 
     def objective(epoch: int) -> Accumulate:
         fair = fair_assignments(space, derive(seed, "fair", epoch))
@@ -83,27 +103,6 @@ def supernet_objective(
         return sandwiched if recipe.rule is Rule.SANDWICH else fairly
 
     return objective
-
-
-def _logits(
-    module: nn.Module,
-    model: Callable[..., Tensor],
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    recipe: Recipe,
-    rng: torch.Generator,
-) -> Tensor:
-    """Logits (B, classes) that a batch learns by, of the images that it trains on.
-
-    Args:
-        model: ``module``, or one sub-network of it.
-    """
-    with without_gradients(module):
-        attacked = partial(model, surrogate=threat.surrogate)
-        x = perturbed(attacked, x, y, threat.eps, recipe, rng)
-    with autocast(recipe, x.device):
-        return model(x, weight_surrogate=recipe.weight_surrogate)
 
 
 def perturbed(
