@@ -97,6 +97,7 @@ def audited(
     plan, folder = PLANS[effort], network_file(path).parent
     journal = Journal(folder / f"audit-{effort}.jsonl")
     record = audit_file(folder, effort)
+    others = {each: _network(source, images) for each, source in sources.items()}
     tried = {each: digest(source) for each, source in sources.items()}
     with alone_in(folder), suited_to(settings.table, settings.retraining):
         known = audit_of(path, effort, settings)
@@ -109,7 +110,7 @@ def audited(
             plan,
             seed=settings.seed,
             journal=journal,
-            sources={each: _network(source, images) for each, source in sources.items()},
+            sources=others,
         )
         write_text(record.with_suffix(".html"), page.page(found, name))
         write_json(record, {"network": digest(path), "sources": tried, **page.record(found)})

@@ -86,6 +86,8 @@ def test_transfer_needs_networks_for_equal_images(tmp_path: Path) -> None:
     stranger = saved(tmp_path / "elsewhere" / "stranger", "mbn1x1", images=noise(8, (1, 8, 8), 10))
     with pytest.raises(DataError, match=r"are not those that '.*stranger' belongs to"):
         audit_checkpoint(one, Effort.QUICK, transfer=[stranger])
+    with pytest.raises(DataError, match=r"no checkpoint '.*nowhere.*'; give"):
+        audit_checkpoint(one, Effort.QUICK, transfer=[tmp_path / "nowhere"])
 
 
 def test_no_network_attacks_itself_and_equal_names_do_not_hide_each_other(tmp_path: Path) -> None:
