@@ -31,8 +31,14 @@ def network_file(path: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a network's file."""
-    return hashlib.sha256(network_file(path).read_bytes()).hexdigest()
+    """SHA-256 of a network's file.
+
+    Raises:
+        DataError: if it is missing.
+    """
+    file = network_file(path)
+    _require_file(file)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def save_supernet(path: Path, supernet: Supernet, settings: Settings) -> None:
@@ -119,10 +125,7 @@ def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
 
 def _describe(path: Path) -> tuple[Settings, str | None]:
     """The settings in the file and, for a network, the text of its format."""
-    if not path.is_file():
-        raise DataError(
-            f"no checkpoint {str(path)!r}; give candidates/<id> of a run, or its {NETWORK_FILE}"
-        )
+    _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {})["mbnas"])
@@ -134,6 +137,13 @@ def _describe(path: Path) -> tuple[Settings, str | None]:
         ) from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         raise _foreign(path) from None
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(
+            f"no checkpoint {str(path)!r}; give candidates/<id> of a run, or its {NETWORK_FILE}"
+        )
 
 
 def _fill(path: Path, module: nn.Module) -> None:

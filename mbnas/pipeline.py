@@ -156,7 +156,7 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
     format_ = Format.parse(text, settings.space.layers)
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
-    done = finished(path, settings, format_, data.test)
+    done = finished(path, settings, format_, data)
     if done is not None:
         return done
     if not any(path.glob("*training-*.pt*")):  # begun before
@@ -264,7 +264,7 @@ def _teacher(run: _Run, supernet: Supernet) -> Network | None:
 def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics:
     """What retraining measured, from disk where it is there already."""
     target, chosen = run.folder.candidate(assignment.id), Format.multibit(assignment)
-    done = finished(target, run.settings, chosen, run.data.test)
+    done = finished(target, run.settings, chosen, run.data)
     if done is not None:
         return done
     start = supernet if run.settings.retraining.start == "supernet" else None

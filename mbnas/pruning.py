@@ -95,7 +95,7 @@ def prune_network(
     path.mkdir(parents=True, exist_ok=True)
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
         parallel.led(lambda: _require_same_pruning(path, settings, family, trained))
-        done = finished(path, settings, family, data.test)
+        done = finished(path, settings, family, data)
         if done is not None:
             return done
         problem = Problem.of(source, data, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from mbnas import parallel
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, digest, load_network, require_images_of, save_network
-from mbnas.data import Data
+from mbnas.data import Data, fingerprint
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores, guard_stages, measure
 from mbnas.files import read_json, write_json, write_text
@@ -21,6 +22,7 @@ from mbnas.images import Images
 from mbnas.networks import Network, Source, build_network, freeze, take_over
 from mbnas.objectives import network_objective
 from mbnas.precision import computed_in
+from mbnas.progress import log
 from mbnas.randomness import derive, generator, seeded
 from mbnas.sameness import identity, require_same
 from mbnas.settings import RetrainingRecipe, Settings
@@ -31,16 +33,17 @@ METRICS_FILE = "metrics.json"
 
 
 def finished(
-    folder: Path, settings: Settings, expected: Format | Family, images: Images
+    folder: Path, settings: Settings, expected: Format | Family, data: Data
 ) -> Metrics | None:
     """What the metrics of a training say that came to its end in ``folder``; None if none did.
 
     Args:
-        images: that it must have been tested on.
+        data: that it must have been trained and tested on.
 
     Raises:
         SettingsError: if what was trained there is not what is asked for.
-        DataError: if it was tested on other images, or the file holds something else.
+        DataError: if it learned from or was tested on other images, learned from another teacher or
+            began with another network, or the file holds something else.
     """
     if not (folder / METRICS_FILE).exists():
         return None
@@ -52,13 +55,21 @@ def finished(
         f"{str(folder)!r} was trained",
         "give those to see its metrics, or move the folder away to train anew",
     )
-    require_images_of(folder, images)
+    require_images_of(folder, data.test)
     metrics = read_json(folder / METRICS_FILE)
-    if not (isinstance(metrics, dict) and metrics.keys() >= {"id", "bops", "test"}):
+    if not (isinstance(metrics, dict) and metrics.keys() >= {"id", "bops", "test", "learned_from"}):
         raise DataError(
-            f"{str(folder / METRICS_FILE)!r} holds no metrics; restore it, or move the folder away "
-            "to train anew"
+            f"{str(folder / METRICS_FILE)!r} holds no metrics of this version; restore it, or move "
+            "the folder away to train anew"
         )
+    known, now = metrics["learned_from"], _learned_from(data, _named(settings.retraining))
+    others = [each for each in now if known.get(each) != now[each]]
+    if others:
+        raise DataError(
+            f"{str(folder)!r} was trained before and since then {' and '.join(others)} changed; "
+            "restore what it learned from to see its metrics, or move the folder away to train anew"
+        )
+    log.info("%s was trained before; these are its metrics", folder)
     return metrics
 
 
@@ -99,7 +110,7 @@ def retrain(
         rng = generator(seed, "guard")
         return measure(freeze(network), guard_images, settings.threat, rng, guarding)
 
-    start = _kind(settings, source)
+    start, named = _kind(settings, source), _named(recipe)
     checkpoint = folder / f"training-{start}.pt"
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
@@ -109,7 +120,7 @@ def retrain(
         train=data.train,
         settings=settings,
         recipe=recipe,
-        learned_from=_named(recipe),
+        learned_from=named,
         title=f"training {format_.id}",
         seed=seed,
         checkpoint=checkpoint,
@@ -122,6 +133,7 @@ def retrain(
             **described(settings, format_),
             "start": start,
             "precision": computed_in(recipe, device),
+            "learned_from": _learned_from(data, named),
             "test": asdict(final_scores(freeze(network), data.test, settings)),
             "training": [asdict(epoch) for epoch in history],
         }
@@ -131,6 +143,11 @@ def retrain(
         return metrics
 
     return parallel.led(tested)
+
+
+def _learned_from(data: Data, named: Mapping[str, str]) -> dict[str, str]:
+    """The digests of what decides a network beside its settings: images and ``named`` networks."""
+    return {"training images": fingerprint(data.train), **named}
 
 
 def _named(recipe: RetrainingRecipe) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Retraining: where it starts, what it leaves behind, and that test images decide nothing."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, freeze
 from mbnas.precision import computed_in
-from mbnas.retraining import require_named_networks, retrain
+from mbnas.retraining import finished, require_named_networks, retrain
 from mbnas.supernet import Supernet, extract
 from mbnas.training import Epoch
 
@@ -173,6 +174,26 @@ def test_the_test_images_decide_nothing(tmp_path: Path) -> None:
     assert first["test"] != second["test"]
     assert first["training"] == second["training"]
     assert same(load_network(one)[0], load_network(other)[0])
+
+
+def test_metrics_are_of_what_a_network_learned_from(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    from_scratch(teacher)
+    taught = SETTINGS.retraining.model_copy(update={"teacher": teacher})
+    settings = SETTINGS.model_copy(update={"retraining": taught})
+    chosen, pupil = Format.multibit(MIXED), tmp_path / "pupil"
+    assert finished(pupil, settings, chosen, DATA) is None
+    metrics = retrain(settings, chosen, DATA, pupil, source=None, device=CPU)
+    assert finished(pupil, settings, chosen, DATA) == metrics
+    more = replace(DATA, train=noise(48, TABLE.image, TABLE.classes, 0))
+    with pytest.raises(DataError, match="since then training images changed; restore"):
+        finished(pupil, settings, chosen, more)
+    shutil.rmtree(teacher)
+    with pytest.raises(DataError, match=r"no checkpoint '.*teacher'"):
+        finished(pupil, settings, chosen, DATA)
+    from_supernet(teacher)
+    with pytest.raises(DataError, match="since then teacher changed; restore"):
+        finished(pupil, settings, chosen, DATA)
 
 
 @both_starts
