@@ -325,7 +325,7 @@ def audit(
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on where it stopped", 130)
     if as_json:
-        _print_json(page.record(found))
+        _print_json(found)
         return
     folder = network_file(checkpoint).parent
     _print(page.table(found, folder.resolve().name))

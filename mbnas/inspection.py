@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mbnas import config, parallel
 from mbnas import data as datasets
-from mbnas.auditing import PLANS, Audit, audit, page
+from mbnas.auditing import PLANS, audit, feasible, page
 from mbnas.checkpoints import NETWORK_FILE, digest, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, SettingsError
@@ -19,6 +20,7 @@ from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.networks import Network, freeze
+from mbnas.progress import log
 from mbnas.retraining import described
 from mbnas.sameness import require_same, require_same_networks
 from mbnas.settings import Effort, Settings
@@ -47,21 +49,24 @@ def audit_checkpoint(
     effort: Effort,
     overrides: Sequence[str] = (),
     transfer: Sequence[Path] = (),
-) -> Audit:
+) -> dict[str, Any]:
     """Audit a network and leave ``audit-<effort>.json`` and ``.html`` beside it.
 
-    An interrupted audit goes on where it stopped.
+    An interrupted audit goes on where it stopped; a finished one is not made again.
 
     Args:
         overrides: ``key.path=value`` changes to the settings it was trained with.
         transfer: networks whose adversarial images are tried on this one; those that were
             retrained in the same run are tried in any case.
 
+    Returns:
+        What the JSON file holds.
+
     Raises:
         DataError: if a checkpoint is corrupt, the images are not those it belongs to, another
             process works in its folder, or there is such an audit of another network.
         SettingsError: if there is such an audit under another threat, with another seed, or with
-            more networks to transfer from.
+            other networks to transfer from.
     """
     network, format_, settings, images = _opened(path, overrides)
     others = siblings(network_file(path).parent)
@@ -81,8 +86,10 @@ def audited(
     path: Path,
     effort: Effort,
     sources: Mapping[str, Path],
-) -> Audit:
-    """Audit a frozen network on test images and write the result beside its file.
+) -> dict[str, Any]:
+    """The record of an audit of a frozen network on test images, made now unless one is there.
+
+    It lies, with its page, beside the file of the network.
 
     Args:
         path: the file of the network, or the folder it lies in.
@@ -91,31 +98,34 @@ def audited(
     Raises:
         DataError: if another process works there, there is an audit of another network, or a
             source is corrupt or of other images.
-        SettingsError: if there is an audit under another threat, with another seed, or with more
+        SettingsError: if there is an audit under another threat, with another seed, or with other
             networks to transfer from.
     """
-    plan, folder = PLANS[effort], network_file(path).parent
+    plan, folder = feasible(PLANS[effort]), network_file(path).parent
     journal = Journal(folder / f"audit-{effort}.jsonl")
-    record = audit_file(folder, effort)
-    others = {each: _network(source, images) for each, source in sources.items()}
+    file = audit_file(folder, effort)
     tried = {each: digest(source) for each, source in sources.items()}
+    asked = set(tried.values())
     with alone_in(folder), suited_to(settings.table, settings.retraining):
-        known = audit_of(path, effort, settings)
-        if known is not None:
-            _require_all_sources(known, tried.values(), record)
-        found = audit(
-            network,
-            images.first(plan.images),
-            settings.threat,
-            plan,
-            seed=settings.seed,
-            journal=journal,
-            sources=others,
-        )
-        write_text(record.with_suffix(".html"), page.page(found, name))
-        write_json(record, {"network": digest(path), "sources": tried, **page.record(found)})
+        known = _known(file, path, settings)
+        if known is not None and known["plan"] == plan.record() and asked <= _tried(known).keys():
+            log.info("%s was made before; this is what it says", file)
+        else:
+            _require_no_more_tried(known or {}, asked, file)
+            found = audit(
+                network,
+                images.first(plan.images),
+                settings.threat,
+                plan,
+                seed=settings.seed,
+                journal=journal,
+                sources={each: _network(source, images) for each, source in sources.items()},
+            )
+            known = {"network": digest(path), "sources": tried, **page.record(found)}
+            write_text(file.with_suffix(".html"), page.page(known, name))
+            write_json(file, known)
         journal.remove()
-    return found
+    return known
 
 
 def audit_file(folder: Path, effort: Effort) -> Path:
@@ -123,16 +133,13 @@ def audit_file(folder: Path, effort: Effort) -> Path:
     return folder / f"audit-{effort}.json"
 
 
-def audit_of(
-    path: Path, effort: Effort, settings: Settings, sources: Iterable[Path] = ()
-) -> dict[str, Any] | None:
-    """The record of a network's audit; None if there is none that tried images of all ``sources``.
+def _known(file: Path, path: Path, settings: Settings) -> dict[str, Any] | None:
+    """The record of an earlier audit, if there is one.
 
     Raises:
         DataError: if it was made of another network.
         SettingsError: if it was made under another threat or with another seed.
     """
-    file = audit_file(network_file(path).parent, effort)
     if not file.exists():
         return None
     record: dict[str, Any] = read_json(file)
@@ -143,14 +150,17 @@ def audit_of(
     asked = {"threat": settings.threat.model_dump(mode="json"), "seed": settings.seed}
     made = {key: record.get(key) for key in asked}
     require_same(made, asked, f"{str(file)!r} was made", _KEEP)
-    tried = record.get("sources", {}).values()
-    return record if all(digest(each) in tried for each in sources) else None
+    return record
 
 
-def _require_all_sources(known: Mapping[str, Any], digests: Iterable[str], file: Path) -> None:
+def _tried(record: Mapping[str, Any]) -> dict[str, str]:
+    """The networks whose adversarial images an audit tried: digest to name."""
+    return {digest: name for name, digest in record.get("sources", {}).items()}
+
+
+def _require_no_more_tried(known: Mapping[str, Any], asked: AbstractSet[str], file: Path) -> None:
     """Let no audit take the place of one that has tried the adversarial images of more networks."""
-    tried: Mapping[str, str] = known.get("sources", {})
-    missing = sorted(name for name, source in tried.items() if source not in digests)
+    missing = sorted(name for digest, name in _tried(known).items() if digest not in asked)
     if missing:
         raise SettingsError(
             f"{str(file)!r} was made with adversarial images of {', '.join(missing)}, too; give "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,9 +20,8 @@ from mbnas.checkpoints import load_network, load_supernet
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.files import read_json
 from mbnas.formats import Format
-from mbnas.inspection import audit_file, audit_of, audited
+from mbnas.inspection import audited
 from mbnas.networks import Network, freeze
 from mbnas.pareto import most_useful, non_dominated
 from mbnas.pretraining import pretrained
@@ -282,15 +282,15 @@ def _retrained(run: _Run, supernet: Supernet, assignment: Assignment) -> Metrics
 
 def _audited(run: _Run, retrained: Sequence[Metrics]) -> list[Metrics]:
     """The metrics of each retrained network with its audit, the others as sources."""
-    effort = run.settings.test.audit
     folders = {each["id"]: run.folder.candidate(each["id"]) for each in retrained}
-    for name, folder in folders.items():
+
+    def record(name: str) -> dict[str, Any]:
         others = {each: folders[each] for each in folders if each != name}
-        if audit_of(folder, effort, run.settings, others.values()) is None:
-            network = freeze(load_network(folder)[0].to(run.device))
-            audited(network, name, run.settings, run.data.test, folder, effort, others)
-    records = {name: read_json(audit_file(folder, effort)) for name, folder in folders.items()}
-    return [{**each, "audit": records[each["id"]]} for each in retrained]
+        network = freeze(load_network(folders[name])[0].to(run.device))
+        settings, images = run.settings, run.data.test
+        return audited(network, name, settings, images, folders[name], settings.test.audit, others)
+
+    return [{**each, "audit": record(each["id"])} for each in retrained]
 
 
 def _find(folder: RunFolder, settings: Settings, candidate: str) -> Assignment:

@@ -30,9 +30,8 @@ from mbnas import pipeline
 from mbnas.checkpoints import require_images_of
 from mbnas.environment import environment
 from mbnas.errors import MbnasError, SettingsError
-from mbnas.files import UNWRITABLE, read_json, write_text
+from mbnas.files import UNWRITABLE, write_text
 from mbnas.images import Images
-from mbnas.inspection import audit_file, audit_of, siblings
 from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
@@ -196,19 +195,6 @@ def repair_torchvision() -> None:
     sys.modules.setdefault("torchvision.datasets", datasets._torchvision_datasets())
 
 
-def quick_audit(folder: Path, settings: mbnas.Settings, overrides: Sequence[str]) -> dict[str, Any]:
-    """The record of a network's quick audit under ``settings``, made now unless one is there.
-
-    One that tried adversarial images of all siblings, that is.
-    """
-    record = audit_of(folder, mbnas.Effort.QUICK, settings, siblings(folder))
-    if record is not None:
-        return record
-    mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, overrides)
-    found: dict[str, Any] = read_json(audit_file(folder, mbnas.Effort.QUICK))
-    return found
-
-
 def retrained_together(
     run: RunFolder, chosen: Sequence[str], settings: mbnas.Settings, images: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -220,7 +206,9 @@ def retrained_together(
         images: where they lie, see :func:`images_in`.
     """
     trained = [pipeline.retrain_candidate(run.path, each, settings) for each in chosen]
-    audits = [quick_audit(run.candidate(each), settings, images) for each in chosen]
+    audits = [
+        mbnas.audit_checkpoint(run.candidate(each), mbnas.Effort.QUICK, images) for each in chosen
+    ]
     return [
         {
             "assignment": metrics["assignment"],

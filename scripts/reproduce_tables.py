@@ -80,7 +80,7 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
     if not longer.exists():
         write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50", *images]))
     pgd20, pgd50 = (each["test"]["attacks"] for each in (metrics, read_json(longer)))
-    audit = bench.quick_audit(folder, settings, images)
+    audit = mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, images)
     return {
         **row,
         "bops": metrics["bops"],

@@ -52,10 +52,11 @@ def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Name
     settings = mbnas.load(run.settings_file, [f"seed={seed}", *arguments.set, *images])
     target = arguments.work / f"{trial.id}-seed{seed}"
     test = mbnas.train_network(settings, str(Format.multibit(trial.assignment)), target)["test"]
+    audit = mbnas.audit_checkpoint(target, mbnas.Effort.QUICK, images)
     return {
         "natural": test["natural"],
         "robust": test["pgd"]["mean"],
-        "worst case": bench.quick_audit(target, settings, images)["worst_case"]["accuracy"],
+        "worst case": audit["worst_case"]["accuracy"],
     }
 
 

@@ -181,7 +181,7 @@ def test_the_headline_counts_what_only_the_last_attacks_find(tmp_path: Path) -> 
     swept, worst = (percent(each) for each in (found.evidence.swept, found.evidence.worst))
     assert worst < swept - 3
     assert page.record(found)["worst_case"]["accuracy"] == pytest.approx(worst / 100)
-    assert page.headline(found).startswith(f"{worst:.1f} %")
+    assert page.headline(page.record(found)).startswith(f"{worst:.1f} %")
 
 
 def test_the_worst_case_counts_noise_and_every_run_of_the_paper(
@@ -606,8 +606,8 @@ def test_the_interval_is_the_exact_binomial_one() -> None:
 def test_table_and_page_show_every_check(of_honest: Audit) -> None:
     console = Console(width=100, record=True)
     with console.capture() as capture:
-        console.print(page.table(of_honest, "[bold]one"))
-    text, html = " ".join(capture.get().split()), page.page(of_honest, "<one>")
+        console.print(page.table(page.record(of_honest), "[bold]one"))
+    text, html = " ".join(capture.get().split()), page.page(page.record(of_honest), "<one>")
     assert "withstand everything" in text
     assert "[bold]one: PASS" in text
     for check in of_honest.checks:

@@ -1,14 +1,18 @@
 """Saved networks are audited on the images they belong to, with networks that see the same ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from helpers import noise, scrambled, tiny
 
 from mbnas import data as datasets
+from mbnas import inspection
 from mbnas.assignment import Assignment
+from mbnas.auditing import PLANS
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Format
@@ -16,7 +20,6 @@ from mbnas.images import Images
 from mbnas.inspection import (
     audit_checkpoint,
     audit_file,
-    audit_of,
     evaluate_checkpoint,
     siblings,
 )
@@ -24,6 +27,7 @@ from mbnas.networks import build_network
 from mbnas.settings import Effort
 
 SETTINGS = tiny()
+QUICK = PLANS[Effort.QUICK]
 
 
 def saved(folder: Path, text: str, images: Images | None = None) -> Path:
@@ -47,7 +51,7 @@ def test_an_audit_leaves_its_record_and_page_and_tries_the_siblings(tmp_path: Pa
         *(NETWORK_FILE, "audit-quick.json", "audit-quick.html"),
     }
     record = json.loads(audit_file(one, Effort.QUICK).read_text())
-    assert record["verdict"] == found.verdict
+    assert record == found
     transfers = [each for each in record["standing_after"] if each.startswith("transfer from ")]
     assert transfers == ["transfer from other", f"transfer from {twin}"]
 
@@ -99,12 +103,13 @@ def test_no_network_attacks_itself_and_equal_names_do_not_hide_each_other(tmp_pa
 
 
 def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Path) -> None:
-    one, two = (saved(tmp_path / each, text) for each, text in (("a", "mbn1x1"), ("b", "float")))
+    formats = {"a": "mbn1x1", "b": "float", "c": "xnor"}
+    one, two, three = (saved(tmp_path / each, text) for each, text in formats.items())
     audit_checkpoint(one, Effort.QUICK, transfer=[two])
     file = audit_file(one, Effort.QUICK)
     before = file.read_bytes()
     with pytest.raises(SettingsError, match=rf"images of {two}, too; give --transfer PATH"):
-        audit_checkpoint(one, Effort.QUICK)
+        audit_checkpoint(one, Effort.QUICK, transfer=[three])
     neighbour = one / "other.safetensors"
     neighbour.write_bytes((two / NETWORK_FILE).read_bytes())
     with pytest.raises(DataError, match=r"audit of another network than '.*other\.safetensors'"):
@@ -120,17 +125,26 @@ def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Pat
     assert file.read_bytes() == before
 
 
-def test_an_audit_is_known_by_the_networks_it_tried_wherever_they_lie(
+def test_an_audit_is_made_once_wherever_the_networks_it_tried_lie(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     formats = {"a": "mbn1x1", "b": "float", "c": "xnor"}
     one, two, three = (saved(tmp_path / each, text) for each, text in formats.items())
-    audit_checkpoint(one, Effort.QUICK, transfer=[two])
+    first = audit_checkpoint(one, Effort.QUICK, transfer=[two])
+    made = Mock(wraps=inspection.audit)
+    monkeypatch.setattr(inspection, "audit", made)
     monkeypatch.chdir(tmp_path)
-    audit_checkpoint(one, Effort.QUICK, transfer=[Path("b")])
-    assert audit_of(one, Effort.QUICK, SETTINGS) is not None
-    assert audit_of(one, Effort.QUICK, SETTINGS, [two]) is not None
-    assert audit_of(one, Effort.QUICK, SETTINGS, [two, three]) is None
+    left = one / "audit-quick.jsonl"
+    left.write_text("")  # killed before it was cleared up
+    for transfer in ([two], [Path("b")], []):
+        assert audit_checkpoint(one, Effort.QUICK, transfer=transfer) == first
+    assert not made.called
+    assert not left.exists()
+    both = audit_checkpoint(one, Effort.QUICK, transfer=[two, three])
+    assert both["sources"].keys() == {str(two), str(three)}
+    monkeypatch.setitem(inspection.PLANS, Effort.QUICK, replace(QUICK, noises=QUICK.noises + 1))
+    audit_checkpoint(one, Effort.QUICK, transfer=[two, three])
+    assert made.call_count == 2
 
 
 def test_measuring_cannot_change_the_shape_of_a_network(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -64,9 +64,7 @@ def audit(
         DataError: if the images are not in [0, 1].
     """
     require_sound(network, images)
-    if plan.autoattack and not autoattack.available():
-        log.warning('AutoAttack is left out; pip install "mbnas[autoattack]" to run it, too')
-        plan = replace(plan, autoattack=False)
+    plan = feasible(plan)
     others = dict(sources or {})
     case = Case(network, images, threat, seed)
     first, _ = images.gather(slice(1))
@@ -77,7 +75,7 @@ def audit(
 
     origin = {
         "threat": threat.model_dump(mode="json"),
-        "plan": asdict(plan) | {"paper": list(plan.paper)},
+        "plan": plan.record(),
         "seed": seed,
         "sources": {name: print_of(each) for name, each in sorted(others.items())},
         "images": len(images),
@@ -86,6 +84,14 @@ def audit(
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
     return Audit(threat, seed, plan, evidence, judge(evidence))
+
+
+def feasible(plan: Plan) -> Plan:
+    """The plan, but for AutoAttack where it is not installed."""
+    if not plan.autoattack or autoattack.available():
+        return plan
+    log.warning('AutoAttack is left out; pip install "mbnas[autoattack]" to run it, too')
+    return replace(plan, autoattack=False)
 
 
 def withstanding(case: Case, queries: int, before: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ Minutes, an hour, or as long as it takes, for ResNet-20 on two cores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from mbnas.settings import Effort
 
@@ -39,6 +40,10 @@ class Plan:
     noises: int
     curve_images: int
     autoattack: bool
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, as they come back from JSON."""
+        return {**asdict(self), "paper": list(self.paper)}
 
 
 PLANS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -20,15 +21,19 @@ from mbnas.evaluation import Spread
 COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 
 
+Record = Mapping[str, Any]
+"""What ``audit-<effort>.json`` holds."""
+
+
 def record(audit: Audit) -> dict[str, Any]:
-    """What ``audit.json`` holds; accuracies are fractions of ``images``."""
+    """An audit in words and numbers; accuracies are fractions of ``images``."""
     evidence = audit.evidence
     return {
         "verdict": audit.verdict,
         "images": len(evidence.natural),
         "threat": audit.threat.model_dump(mode="json"),
         "seed": audit.seed,
-        "plan": asdict(audit.plan),
+        "plan": audit.plan.record(),
         "natural": _estimate(evidence.natural),
         "worst_case": _estimate(evidence.worst),
         "paper": {
@@ -51,84 +56,73 @@ def record(audit: Audit) -> dict[str, Any]:
     }
 
 
-def headline(audit: Audit) -> str:
+def headline(record: Record) -> str:
     """The worst case with its confidence interval, PGD-20 and the gap beside it."""
-    evidence = audit.evidence
-    worst, steps = _estimate(evidence.worst), min(evidence.last)
-    low, high = (100 * each for each in worst["interval"])
-    pgd = percent(evidence.last[steps])
+    worst = 100 * record["worst_case"]["accuracy"]
+    low, high = (100 * each for each in record["worst_case"]["interval"])
+    attack, paper = next(iter(record["paper"].items()))
+    pgd = 100 * paper["last iterate"]["mean"]
     return (
-        f"{100 * worst['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}) of "
-        f"{len(evidence.worst)} images withstand everything at eps {audit.threat.eps:.4g}; "
-        f"natural {percent(evidence.natural):.1f} %, PGD-{steps} as in the paper {pgd:.1f} %, "
-        f"gap {pgd - 100 * worst['accuracy']:.1f} pp"
+        f"{worst:.1f} % (95 % interval {low:.1f} to {high:.1f}) of {record['images']} images "
+        f"withstand everything at eps {record['threat']['eps']:.4g}; "
+        f"natural {100 * record['natural']['accuracy']:.1f} %, {attack} as in the paper "
+        f"{pgd:.1f} %, gap {pgd - worst:.1f} pp"
     )
 
 
-def table(audit: Audit, name: str) -> Table:
+def table(record: Record, name: str) -> Table:
     """The checks, one a line."""
-    made = Table(title=escape(f"{name}: {audit.verdict}"), caption=headline(audit))
+    made = Table(title=escape(f"{name}: {record['verdict']}"), caption=headline(record))
     made.add_column("")
     made.add_column("check")
     made.add_column("measured")
     made.add_column("passes up to")
-    for check in audit.checks:
-        verdict = f"[{COLOURS[check.verdict]}]{check.verdict}[/]"
-        made.add_row(verdict, check.name, check.figure, check.threshold)
+    for check in record["checks"]:
+        verdict = f"[{COLOURS[check['verdict']]}]{check['verdict']}[/]"
+        made.add_row(verdict, check["name"], check["figure"], check["threshold"])
     return made
 
 
-def page(audit: Audit, name: str) -> str:
+def page(record: Record, name: str) -> str:
     """A page that stands alone: headline, checks with their explanations, curves."""
     rows = "".join(
-        f"<tr class={check.verdict}><td>{check.verdict}<td>{html.escape(check.name)}"
-        f"<td>{html.escape(check.figure)}<td>{html.escape(check.threshold)}"
-        f"<td>{html.escape(check.explanation)}</tr>"
-        for check in audit.checks
+        f"<tr class={check['verdict']}><td>{check['verdict']}<td>{html.escape(check['name'])}"
+        f"<td>{html.escape(check['figure'])}<td>{html.escape(check['threshold'])}"
+        f"<td>{html.escape(check['explanation'])}</tr>"
+        for check in record["checks"]
     )
-    curves = figure(audit).to_html(include_plotlyjs=True, full_html=False)
-    title = html.escape(f"{name}: {audit.verdict}")
+    curves = figure(record).to_html(include_plotlyjs=True, full_html=False)
+    title = html.escape(f"{name}: {record['verdict']}")
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}"
-        f"</style><h1>{title}</h1><p>{html.escape(headline(audit))}</p><table><tr><th><th>check"
+        f"</style><h1>{title}</h1><p>{html.escape(headline(record))}</p><table><tr><th><th>check"
         f"<th>measured<th>passes up to<th>what it means</tr>{rows}</table>{curves}</html>\n"
     )
 
 
-def figure(audit: Audit) -> go.Figure:
+def figure(record: Record) -> go.Figure:
     """Accuracy under each attack, over eps and over attacks in turn; loss over iterations."""
-    evidence = audit.evidence
+    sweep, standing = record["sweep"], record["standing_after"]
+    radii, left = zip(*record["accuracy_over_eps"], strict=True)
     made = make_subplots(
         rows=2,
         cols=2,
         subplot_titles=(
             "what each attack of the sweep leaves",
             "what stands after each further attack",
-            f"over eps, by the strongest attack ({evidence.strongest})",
+            f"over eps, by the strongest attack ({record['strongest']})",
             "mean loss over iterations",
         ),
         vertical_spacing=0.22,
     )
-    ordered = sorted(evidence.sweep, key=lambda name: percent(evidence.sweep[name]))
-    made.add_bar(
-        y=ordered,
-        x=[_fraction(evidence.sweep[name]) for name in ordered],
-        orientation="h",
-        row=1,
-        col=1,
-    )
-    made.add_scatter(
-        x=list(evidence.standing),
-        y=[_fraction(mask) for mask in evidence.standing.values()],
-        mode="lines+markers",
-        row=1,
-        col=2,
-    )
-    made.add_scatter(
-        x=list(evidence.radii), y=list(evidence.radii.values()), mode="lines+markers", row=2, col=1
-    )
-    made.add_vline(audit.threat.eps, line_dash="dot", annotation_text="eps", row=2, col=1)
-    for surrogate, values in evidence.rises.items():
+    ordered = sorted(sweep, key=sweep.__getitem__)
+    bars = [sweep[name] for name in ordered]
+    made.add_bar(y=ordered, x=bars, orientation="h", row=1, col=1)
+    lines = {"mode": "lines+markers"}
+    made.add_scatter(x=list(standing), y=list(standing.values()), **lines, row=1, col=2)
+    made.add_scatter(x=radii, y=left, **lines, row=2, col=1)
+    made.add_vline(record["threat"]["eps"], line_dash="dot", annotation_text="eps", row=2, col=1)
+    for surrogate, values in record["loss_over_iterations"].items():
         made.add_scatter(y=values, name=f"through {surrogate}", row=2, col=2)
     made.update_xaxes(tickformat=".0%", row=1, col=1)
     made.update_yaxes(tickformat=".0%", row=1, col=2)
