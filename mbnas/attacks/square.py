@@ -13,6 +13,7 @@ from mbnas.losses import margin
 
 _SHARE = 0.8  # of an image that the first square covers; smaller ones follow
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
+_DRAWS = 10  # of a colour, till it is another; in one channel every second one is not
 
 
 @torch.no_grad()
@@ -29,6 +30,7 @@ def square(
 
     Starts with vertical stripes of x - eps and x + eps; each further query sets one square of each
     image, whose colour is x - eps or x + eps in every channel, and keeps it if the margin grows.
+    A square that has its colour already is given another one, as in the authors' code.
 
     Args:
         x: images (B, C, H, W) in [0, 1]; y: labels (B,).
@@ -57,11 +59,16 @@ def square(
         if len(standing) == 0:
             break
         side = min(_side((query - 1) / queries, height * width), height, width)
-        best = adversarial[standing]
+        best, floor, ceiling = adversarial[standing], lower[standing], upper[standing]
         inside = _windows(best, side, generator)
         colour = either(len(standing), channels, 1, 1)
-        squares = torch.where(colour, upper[standing], lower[standing])
-        tried = torch.where(inside, squares, best)
+        for _ in range(_DRAWS):
+            squares = torch.where(colour, ceiling, floor)
+            tried = torch.where(inside, squares, best)
+            idle = (tried == best).flatten(1).all(dim=1)
+            if not idle.any():
+                break
+            colour[idle] = either(int(idle.sum()), channels, 1, 1)
         found = margin(model(tried), y[standing])
         better = found > values[standing]
         adversarial[standing[better]], values[standing[better]] = tried[better], found[better]
