@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +20,13 @@ from mbnas import parallel
 from mbnas.errors import DataError
 from mbnas.files import write_atomically
 from mbnas.images import Images
-from mbnas.progress import bar
+from mbnas.progress import bar, log
 from mbnas.randomness import generator
 from mbnas.settings import DataSettings
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {
+    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _read(settings: DataSettings) -> tuple[Images, Images]:
         raise DataError(f"no home folder for {str(settings.root)!r}; give --data DIR") from None
     if settings.name in ("cifar10", "cifar100") and not _is_image_folder(root):
         return _cifar(settings.name, root)
-    if settings.name == "imagenet" and not _is_image_folder(root):
+    if settings.name == "imagenet" and len({"train", "val", "test"} & {*_folders_in(root)}) < 2:
         _unpack_imagenet(root)
     return _image_folder(settings, root)
 
@@ -202,9 +205,10 @@ def _is_image_folder(root: Path) -> bool:
 
 
 def _folders_in(folder: Path) -> list[str]:
-    """Their names in order; none if there is no ``folder``."""
+    """Their names in order, without hidden ones; none if there is no ``folder``."""
     try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        entries = (each for each in folder.iterdir() if not each.name.startswith("."))
+        return sorted(entry.name for entry in entries if entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError as error:
@@ -236,14 +240,11 @@ def _image_folder(settings: DataSettings, root: Path) -> tuple[Images, Images]:
 
 
 def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
-    """Images of ``folder/<class>/*`` as (N, 3, size, size), decoded on the first read only."""
+    """Images below ``folder/<class>`` as (N, 3, size, size), decoded on the first read only."""
     classes = _folders_in(folder)
-    listing = [
-        (label, path)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
+    _require_none_beside_classes(folder)
+    found = [(label, path) for label, name in enumerate(classes) for path in _files(folder / name)]
+    listing = [(label, path) for label, path in found if path.suffix.lower() in SUFFIXES]
     if not listing:
         raise DataError(f"no images in {str(folder)!r}; expected {folder.name}/<class>/*.jpg")
     empty = set(range(len(classes))) - {label for label, _ in listing}
@@ -267,7 +268,31 @@ def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
         pixels = np.load(cached, mmap_mode="c")  # private pages: large sets stay on disk
     except (OSError, ValueError, EOFError):
         raise DataError(f"the cached copy {str(cached)!r} is corrupt; delete it") from None
+    log.info("%s: %d images of %d classes", folder, len(listing), len(classes))
+    others = Counter(path.suffix for _, path in found if path.suffix.lower() not in SUFFIXES)
+    if others:
+        named = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.items())
+        log.info("%s: files left out: %s", folder, named)
     return Images.of(torch.from_numpy(pixels), labels), classes
+
+
+def _files(folder: Path) -> list[Path]:
+    """All below, in links to folders, too; hidden ones, which systems leave behind, are none."""
+    below = os.walk(folder, followlinks=True)
+    paths = (Path(place) / name for place, _, names in below for name in names)
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def _require_none_beside_classes(folder: Path) -> None:
+    """Images or archives that lie in ``folder`` itself would be missed."""
+    missed = sorted(
+        path.name for path in folder.iterdir() if path.suffix.lower() in {*SUFFIXES, ".tar"}
+    )
+    if missed:
+        raise DataError(
+            f"{str(folder / missed[0])!r} lies beside the classes; move it into the folder of one, "
+            f"or, if an unpacking broke off, delete {str(folder)!r} for it to begin anew"
+        )
 
 
 _ELSEWHERE = "name a folder for them by the environment variable XDG_CACHE_HOME"
@@ -317,7 +342,8 @@ def _decode(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.ui
                 raise DataError(
                     f"image {str(path)!r} has more than 8 bits a channel; convert it to 8"
                 )
-            fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+            whole = image.convert("RGBA")  # or Pillow would warn of transparency in a palette
+            fitted = ImageOps.fit(whole.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
     except (
         *(OSError, UnidentifiedImageError, SyntaxError, ValueError),
         Image.DecompressionBombError,

@@ -1,5 +1,6 @@
 """Data sets: splits by seed, folders and their cache, fingerprints, and what is refused."""
 
+import logging
 import os
 import pickle
 import re
@@ -151,6 +152,32 @@ def test_a_folder_gives_its_pixels_and_the_labels_of_its_classes(root: Path) -> 
     assert data.test.targets.tolist() == [0, 0, 1, 1]
 
 
+def test_images_lie_below_links_and_what_is_left_out_is_said(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, cat = folder(root).fingerprint(), root / "train" / "cat"
+    (root / "elsewhere").mkdir()
+    (cat / "0.png").rename(root / "elsewhere" / "0.png")
+    (cat / "0").symlink_to(root / "elsewhere")
+    for name in ("._0.png", "notes.txt", "1.HEIC", "2.HEIC"):
+        (cat / name).write_text("no image")
+    (root / "train" / ".hidden").mkdir()
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "mbnas"):
+        assert folder(root).fingerprint() == before
+    told = "\n".join(caplog.messages)
+    assert f"{root / 'train'}: 6 images of 2 classes" in told
+    assert re.search(r"train: files left out: .*2 \.HEIC", told)
+    assert re.search(r"train: files left out: .*1 \.txt", told)
+    assert f"{root / 'test'}: files left out" not in told
+
+
+def test_a_palette_with_transparency_is_a_picture_like_others(root: Path) -> None:
+    file = root / "train" / "cat" / "0.png"
+    Image.open(file).quantize(256).save(file, transparency=bytes(range(16)))
+    assert torch.equal(folder(root).train.pixels, torch.from_numpy(noise(10)[:6]))
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenet"])
 def test_a_folder_of_images_is_read_as_such_under_every_name(root: Path, name: str) -> None:
     assert folder(root, name=name).fingerprint() == folder(root).fingerprint()
@@ -295,7 +322,7 @@ def empty(root: Path) -> None:
 
 def foreign(root: Path) -> None:
     for path in (root / "train" / "cat").iterdir():
-        path.rename(path.with_suffix(".gif"))
+        path.rename(path.with_suffix(".heic"))
 
 
 def dangle(root: Path) -> None:
@@ -305,6 +332,10 @@ def dangle(root: Path) -> None:
 def deepen(root: Path) -> None:
     deep = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE) * 999
     Image.fromarray(deep).save(root / "train" / "cat" / "0.png")
+
+
+def loosen(root: Path) -> None:
+    (root / "test" / "cat" / "0.png").rename(root / "test" / "0.png")
 
 
 def rename(root: Path) -> None:
@@ -325,6 +356,7 @@ def rename(root: Path) -> None:
         ),
         (dangle, {}, "cannot read image '{root}/train/cat/9.png': No such file"),
         (deepen, {}, "image '{root}/train/cat/0.png' has more than 8 bits a channel"),
+        (loosen, {}, "'{root}/test/0.png' lies beside the classes; move it into the folder of one"),
         (rename, {}, "'{root}': train and test have different classes (cat, lynx)"),
         (keep, {"root": None}, "needs a folder; give --data DIR"),
         (keep, {"classes": 3}, "has 2 classes, the space says 3; set data.classes=2"),
