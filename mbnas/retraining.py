@@ -69,6 +69,7 @@ def finished(
             f"{str(folder)!r} was trained before and since then {' and '.join(others)} changed; "
             "restore what it learned from to see its metrics, or move the folder away to train anew"
         )
+    _clear(folder)  # what a kill may have left
     log.info("%s was trained before; these are its metrics", folder)
     return metrics
 
@@ -138,11 +139,16 @@ def retrain(
             "training": [asdict(epoch) for epoch in history],
         }
         write_json(folder / METRICS_FILE, metrics)
-        for unfinished in folder.glob("training-*.pt"):  # from this start or another
-            unfinished.unlink()
+        _clear(folder)
         return metrics
 
     return parallel.led(tested)
+
+
+def _clear(folder: Path) -> None:
+    """Remove unfinished trainings, from this start or another."""
+    for unfinished in folder.glob("training-*.pt"):
+        unfinished.unlink(missing_ok=True)
 
 
 def _learned_from(data: Data, named: Mapping[str, str]) -> dict[str, str]:
