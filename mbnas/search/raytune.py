@@ -126,6 +126,7 @@ def run(
                 ),
             ).fit()
     finally:
+        problem.to(device)  # its source was moved in place
         if ours:
             ray.shutdown()
     if searcher.mistake is not None:
