@@ -383,18 +383,20 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
 
 
 def _say_next(folder: Path, outcome: pipeline.Outcome) -> None:
-    cheapest, costliest = outcome.front[0], outcome.front[-1]
+    costliest, known = outcome.front[-1], {each["id"] for each in outcome.retrained}
+    others = [each for each in outcome.front if each.id not in known]
     run, settings = shlex.quote(str(folder)), shlex.quote(f"{folder}/settings.yaml")
     if outcome.retrained:
         network = shlex.quote(f"{folder}/candidates/{outcome.retrained[0]['id']}")
         first = f"mbnas audit {network}"
     else:
         first = f"mbnas retrain {run} --candidate {costliest.id}"
+        others = others[:-1]
     lines = (
         f"everything is in {folder}, the picture in {folder}/pareto.html",
         "next:",
         f"  {first}",
-        f"  mbnas retrain {run} --candidate {cheapest.id}",
+        *(f"  mbnas retrain {run} --candidate {each.id}" for each in others[:1]),
         f"  mbnas profile --space {settings} --assignment {costliest.assignment}",
     )
     _say("\n".join(lines))

@@ -5,6 +5,7 @@ data -> supernet -> search -> Pareto set, re-scored -> retraining -> report
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,8 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
     require_same(started, asked, what, "leave them away: what they decide is over")
     if not folder.supernet_file.exists():
         raise DataError(
-            f"run {str(path)!r} has no trained supernet; go on with `mbnas search --resume {path}`"
+            f"run {str(path)!r} has no trained supernet; go on with "
+            f"`mbnas search --resume {shlex.quote(str(path))}`"
         )
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)

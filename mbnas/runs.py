@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ def require_new(path: Path) -> None:
     """
     if RunFolder(path).settings_file.exists():
         raise SettingsError(
-            f"run folder {str(path)!r} exists; go on with `mbnas search --resume {path}` "
+            f"run folder {str(path)!r} exists; go on with `mbnas search --resume "
+            f"{shlex.quote(str(path))}` "
             "or choose another --out"
         )
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
