@@ -42,7 +42,7 @@ def write_pareto(
     csv = io.StringIO()
     pd.DataFrame(rows, columns=COLUMNS).to_csv(csv, index=False)
     write_text(folder.pareto_file.with_suffix(".csv"), csv.getvalue())
-    figure = pareto_figure(settings, trials, front, retrained)
+    figure = pareto_figure(settings, trials, front, worst_cases, retrained)
     if worst_cases:
         figure.update_layout(title_subtitle_text=ranking(front, worst_cases))
     page = figure.to_html(include_plotlyjs=True)
@@ -181,6 +181,7 @@ def pareto_figure(
     settings: Settings,
     trials: Sequence[Trial],
     front: Sequence[Trial],
+    worst_cases: WorstCases,
     retrained: Sequence[Metrics],
 ) -> go.Figure:
     """Accuracy over BOPS, natural and under attack, above the layer-wise bases of the members."""
@@ -224,6 +225,18 @@ def pareto_figure(
             row=1,
             col=column,
         )
+    withstood = [trial for trial in front if trial.id in worst_cases]
+    figure.add_scatter(
+        x=[trial.bops for trial in withstood],
+        y=[worst_cases[trial.id] for trial in withstood],
+        text=[f"{trial.id}<br>{short(trial.assignment)}" for trial in withstood],
+        name="Pareto set, worst case",
+        showlegend=bool(withstood),
+        mode="markers",
+        marker={"color": "crimson", "size": 9, "symbol": "circle-open"},
+        row=1,
+        col=2,
+    )
     figure.add_vline(settings.search.budget, line_dash="dot", annotation_text="budget", row=1)
     _add_bases(figure, settings, front)
     figure.update_xaxes(title="BOPS", row=1)

@@ -136,18 +136,21 @@ def test_the_picture_opens_offline_and_holds_every_member(folder: RunFolder) -> 
 def test_the_picture_shows_what_was_measured() -> None:
     found = trials(SETTINGS)
     front, retrained = found[:4], [metrics(SETTINGS, found[0])]
-    figure = pareto_figure(SETTINGS, found, front, retrained)
+    worst_cases = {trial.id: trial.robust / 2 for trial in front}
+    figure = pareto_figure(SETTINGS, found, front, worst_cases, retrained)
     for column, objective in ((1, "natural"), (2, "robust")):
         points = {
             trace.name: [*zip(trace.x, trace.y, strict=True)]
             for trace in figure.select_traces(row=1, col=column)
         }
         expected = [(trial.bops, getattr(trial, objective)) for trial in found]
+        withstood = [(trial.bops, trial.robust / 2) for trial in front]
         assert points == {
             "evaluated": expected,
             "Pareto set": expected[:4],
             "uniform": expected[:1],
             "retrained, test images": [(found[0].bops, 1.0)],
+            **({"Pareto set, worst case": withstood} if objective == "robust" else {}),
         }
     (bases,) = figure.select_traces(row=2)
     assert [list(row) for row in bases.text] == [[*map(str, trial.assignment)] for trial in front]
