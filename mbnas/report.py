@@ -12,7 +12,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from rich.table import Table
-from scipy.stats import kendalltau
 
 from mbnas.assignment import Assignment
 from mbnas.bops import DEFINITION, LayerCost, bops
@@ -51,6 +50,8 @@ def write_pareto(
 
 def agreement(scores: Sequence[float], worst_cases: Sequence[float]) -> float | None:
     """Kendall's tau between the two; None where there is nothing to rank."""
+    from scipy.stats import kendalltau  # noqa: PLC0415 (takes a second to import)
+
     if len(scores) < 2:
         return None
     tau = kendalltau(scores, worst_cases).statistic

@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from rich.markup import escape
 from rich.table import Table
-from scipy.stats import binomtest
 from torch import Tensor
 
 from mbnas.auditing.auditor import Audit
@@ -135,6 +134,8 @@ def figure(record: Record) -> go.Figure:
 
 def _estimate(mask: Tensor) -> dict[str, Any]:
     """Accuracy with its 95 % interval (Clopper & Pearson 1934)."""
+    from scipy.stats import binomtest  # noqa: PLC0415 (takes a second to import)
+
     interval = binomtest(int(mask.sum()), len(mask)).proportion_ci(confidence_level=0.95)
     return {"accuracy": _fraction(mask), "interval": [float(interval.low), float(interval.high)]}
 
