@@ -96,7 +96,9 @@ def pareto_table(front: Sequence[Trial], worst_cases: WorstCases) -> Table:
 def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
     """Networks that were trained on their own, measured on test images, and audited if all were."""
     audited = all("audit" in metrics for metrics in retrained)
-    table = Table(title="Trained on their own (test images)")
+    counts = sorted({(each["test"]["images"], each["test"]["attacked"]) for each in retrained})
+    seen = " or ".join(f"natural on {images}, PGD on {attacked}" for images, attacked in counts)
+    table = Table(title="Trained on their own (test images)", caption=f"{seen} images")
     for name in ("id", "BOPS", "natural", "PGD", *(["worst case"] if audited else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")
@@ -106,11 +108,16 @@ def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
             metrics["id"],
             f"{metrics['bops']:.3e}",
             f"{test['natural']:.1%}",
-            f"{test['pgd']['mean']:.1%} ± {test['pgd']['std']:.1%}",
+            _mean(test["pgd"], test["runs"]),
             *([_worst_case(metrics["audit"])] if audited else []),
             _named(Format.parse(metrics["format"], layers)),
         )
     return table
+
+
+def _mean(spread: Mapping[str, float], runs: int) -> str:
+    """One run has no spread."""
+    return f"{spread['mean']:.1%}" + (f" ± {spread['std']:.1%}" if runs > 1 else "")
 
 
 def _worst_case(audit: Mapping[str, Any]) -> str:
@@ -173,7 +180,7 @@ def attack_table(metrics: Metrics) -> Table:
         surrogate, _, count = name.rpartition("_")
         table.add_row(
             f"PGD, {surrogate} gradient, {count} iterate",
-            f"{spread['mean']:.1%} ± {spread['std']:.1%}",
+            _mean(spread, test["runs"]),
         )
     return table
 

@@ -170,6 +170,16 @@ def test_the_short_form_counts_runs_and_loses_nothing(layers: list[Bases]) -> No
     assert all(one != other for (one, *_), (other, *_) in pairwise(runs))
 
 
+def test_a_single_run_has_no_spread_and_the_images_are_counted() -> None:
+    several = metrics(SETTINGS, trials(SETTINGS)[0])
+    once = several | {"test": several["test"] | {"runs": 1, "attacked": 500}}
+    for measured, spread in ((several, True), (once, False)):
+        for table in (retrained_table([measured], SETTINGS.space.layers), attack_table(measured)):
+            assert ("±" in shown(table)) == spread
+    text = " ".join(shown(retrained_table([once, several], SETTINGS.space.layers)).split())
+    assert "natural on 10000, PGD on 500 or natural on 10000, PGD on 10000 images" in text
+
+
 @EVERY_SPACE
 def test_tables_fit_80_columns_and_cut_nothing_off(file: Path) -> None:
     settings = config.load(file, ["search.budget=123456789"])
