@@ -17,12 +17,12 @@ from mbnas.assignment import Assignment
 from mbnas.bops import DEFINITION, LayerCost, bops
 from mbnas.files import write_json, write_text
 from mbnas.formats import Family, Format
+from mbnas.retraining import Metrics
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Trial
 from mbnas.settings import Settings
 
 COLUMNS = ["id", "assignment", "bops", "natural", "robust", "loss", "worst_case"]
-Metrics = dict[str, Any]
 WorstCases = Mapping[str, float]
 """Fraction of validation images that a Pareto member, by id, withstands under stronger attacks."""
 
