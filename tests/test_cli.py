@@ -247,6 +247,23 @@ def test_a_network_that_cannot_be_is_explained(
     assert answer in mistake("train", *SPACE, *options, code=2)
 
 
+def test_what_a_run_proposes_is_not_done_yet(run: Path, capsys: Capture) -> None:
+    folder = run.rename(run.with_name("a run"))
+    assert call("search", "--resume", str(folder), "--executor", "inprocess") == 0
+    said = capsys.readouterr().err.splitlines()
+    audit, *retrain, profile = (shlex.split(line) for line in said if line.startswith("  mbnas "))
+    assert audit == ["mbnas", "audit", str(candidate(folder))]
+    assert profile[1:4] == ["profile", "--space", str(folder / "settings.yaml")]
+    others = [
+        row["id"]
+        for row in read_json(folder / "pareto.json")
+        if row["id"] != candidate(folder).name
+    ]
+    assert retrain == [
+        ["mbnas", "retrain", str(folder), "--candidate", each] for each in others[:1]
+    ]
+
+
 def test_evaluate_and_retrain_repeat_what_the_run_found(finished: Path, capsys: Capture) -> None:
     folder = candidate(finished)
     metrics = read_json(folder / "metrics.json")
