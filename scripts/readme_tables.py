@@ -291,7 +291,7 @@ def trainings(results: dict[str, Result]) -> str:
             told = [
                 str(each["epochs"]),
                 changes.get("retraining.start", ""),
-                changes.get("retraining.teacher", ""),
+                Path(changes.get("retraining.teacher", "")).stem.removeprefix("paper-"),
                 f"{optimizer} {changes['retraining.learning_rate']}",
                 changes.get("retraining.weight_decay", ""),
             ]
