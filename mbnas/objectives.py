@@ -40,14 +40,7 @@ def network_objective(
         with torch.no_grad(), autocast(recipe, x.device):
             truth = y if teacher is None else teacher(x).softmax(dim=1)
         with without_gradients(network):
-            x = perturbed(
-                lambda z: network(z, threat.surrogate),
-                x,
-                y,
-                threat.eps,
-                recipe,
-                rng,
-            )
+            x = perturbed(lambda z: network(z, threat.surrogate), x, y, threat.eps, recipe, rng)
         with autocast(recipe, x.device):
             logits = network(x, weight_surrogate=recipe.weight_surrogate)
         loss = F.cross_entropy(logits, truth)
@@ -69,12 +62,7 @@ def supernet_objective(
     def logits_of(assignment: Assignment, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
         with without_gradients(supernet):
             x = perturbed(
-                lambda z: supernet(z, assignment, threat.surrogate),
-                x,
-                y,
-                threat.eps,
-                recipe,
-                rng,
+                lambda z: supernet(z, assignment, threat.surrogate), x, y, threat.eps, recipe, rng
             )
         with autocast(recipe, x.device):
             logits: Tensor = supernet(x, assignment, weight_surrogate=recipe.weight_surrogate)
