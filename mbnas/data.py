@@ -1,32 +1,22 @@
-"""Data sets: read once, kept as one tensor file, split by seed."""
+"""Data sets, split by seed."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mbnas import parallel
+from mbnas import folders, parallel
 from mbnas.errors import DataError
-from mbnas.files import write_atomically
 from mbnas.images import Images
-from mbnas.progress import bar, log
 from mbnas.randomness import generator
 from mbnas.settings import DataSettings
-
-SUFFIXES = {
-    *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-}
 
 
 @dataclass(frozen=True)
@@ -127,11 +117,12 @@ def _read(settings: DataSettings) -> tuple[Images, Images]:
         root = settings.root.expanduser()
     except RuntimeError:
         raise DataError(f"no home folder for {str(settings.root)!r}; give --data DIR") from None
-    if settings.name in ("cifar10", "cifar100") and not _is_image_folder(root):
+    if settings.name in ("cifar10", "cifar100") and not folders.is_image_folder(root):
         return _cifar(settings.name, root)
-    if settings.name == "imagenet" and len({"train", "val", "test"} & {*_folders_in(root)}) < 2:
+    splits = {"train", "val", "test"} & {*folders.subfolders(root)}
+    if settings.name == "imagenet" and len(splits) < 2:
         _unpack_imagenet(root)
-    return _image_folder(settings, root)
+    return folders.read(root, settings.image[1])
 
 
 def _digits() -> tuple[Images, Images]:
@@ -198,157 +189,3 @@ def _torchvision_datasets() -> ModuleType:
                         "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
                     )
     return importlib.import_module("torchvision.datasets")
-
-
-def _is_image_folder(root: Path) -> bool:
-    return bool(_folders_in(root / "train"))
-
-
-def _folders_in(folder: Path) -> list[str]:
-    """Their names in order, without hidden ones; none if there is no ``folder``."""
-    try:
-        entries = (each for each in folder.iterdir() if not each.name.startswith("."))
-        return sorted(entry.name for entry in entries if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except PermissionError as error:
-        raise DataError(
-            f"cannot read {error.filename!r}: {error.strerror}; make it readable, or name another "
-            "folder with --data DIR"
-        ) from None
-
-
-def _image_folder(settings: DataSettings, root: Path) -> tuple[Images, Images]:
-    there = _folders_in(root)
-    test = "test" if "test" in there else "val"
-    for split in ("train", test):
-        if split not in there:
-            raise DataError(
-                f"no folder {str(root / split)!r}; images are looked for in train/<class>/ and "
-                "test/<class>/ (or val/<class>/) below it: name the right folder with --data DIR"
-            )
-    size = settings.image[1]
-    train_images, train_classes = _image_tree(root / "train", size)
-    test_images, test_classes = _image_tree(root / test, size)
-    if train_classes != test_classes:
-        odd = sorted(set(train_classes) ^ set(test_classes))
-        raise DataError(
-            f"{str(root)!r}: train and {test} have different classes ({', '.join(odd[:5])}); "
-            "each class needs a folder in both"
-        )
-    return train_images, test_images
-
-
-def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
-    """Images below ``folder/<class>`` as (N, 3, size, size), decoded on the first read only."""
-    classes = _folders_in(folder)
-    _require_none_beside_classes(folder)
-    found = [(label, path) for label, name in enumerate(classes) for path in _files(folder / name)]
-    listing = [(label, path) for label, path in found if path.suffix.lower() in SUFFIXES]
-    if not listing:
-        raise DataError(f"no images in {str(folder)!r}; expected {folder.name}/<class>/*.jpg")
-    empty = set(range(len(classes))) - {label for label, _ in listing}
-    if empty:
-        raise DataError(
-            f"no images in {str(folder / classes[min(empty)])!r}; each class needs some, in files "
-            f"that end in {', '.join(sorted(SUFFIXES))}"
-        )
-    labels = torch.tensor([label for label, _ in listing])
-    paths = [path for _, path in listing]
-    cached = _cache_folder() / f"{_listing_key(folder, paths, size)}.npy"
-    if not cached.exists():
-        try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
-        except OSError as error:
-            raise DataError(
-                f"cannot write decoded images to {str(cached)!r}: {error.strerror}; {_ELSEWHERE}"
-            ) from None
-    try:
-        pixels = np.load(cached, mmap_mode="c")  # private pages: large sets stay on disk
-    except (OSError, ValueError, EOFError):
-        raise DataError(f"the cached copy {str(cached)!r} is corrupt; delete it") from None
-    log.info("%s: %d images of %d classes", folder, len(listing), len(classes))
-    others = Counter(path.suffix for _, path in found if path.suffix.lower() not in SUFFIXES)
-    if others:
-        named = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.items())
-        log.info("%s: files left out: %s", folder, named)
-    return Images.of(torch.from_numpy(pixels), labels), classes
-
-
-def _files(folder: Path) -> list[Path]:
-    """All below, in links to folders, too; hidden ones, which systems leave behind, are none."""
-    below = os.walk(folder, followlinks=True)
-    paths = (Path(place) / name for place, _, names in below for name in names)
-    return sorted(path for path in paths if not path.name.startswith("."))
-
-
-def _require_none_beside_classes(folder: Path) -> None:
-    """Images or archives that lie in ``folder`` itself would be missed."""
-    missed = sorted(
-        path.name for path in folder.iterdir() if path.suffix.lower() in {*SUFFIXES, ".tar"}
-    )
-    if missed:
-        raise DataError(
-            f"{str(folder / missed[0])!r} lies beside the classes; move it into the folder of one, "
-            f"or, if an unpacking broke off, delete {str(folder)!r} for it to begin anew"
-        )
-
-
-_ELSEWHERE = "name a folder for them by the environment variable XDG_CACHE_HOME"
-
-
-def _cache_folder() -> Path:
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:
-        raise DataError(f"no home folder to keep decoded images in; {_ELSEWHERE}") from None
-    return cache / "mbnas" / "images"
-
-
-def _listing_key(folder: Path, paths: list[Path], size: int) -> str:
-    digest = hashlib.sha256(os.fsencode(folder.resolve()) + f" {size}".encode())
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise DataError(f"cannot read image {str(path)!r}: {error.strerror}") from None
-        digest.update(os.fsencode(path.relative_to(folder)))
-        digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:32]
-
-
-def _decode_all(paths: list[Path], size: int, target: Path) -> None:
-    with target.open("w+b") as file:  # np.memmap would append .npy to the temporary name
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
-        np.lib.format.write_array_header_2_0(file, header)
-        with (
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-            bar(f"reading {paths[0].parent.parent}", len(paths)) as advance,
-        ):
-            for start in range(0, len(paths), 1024):  # or all would wait in memory for the disk
-                for pixels in pool.map(lambda path: _decode(path, size), paths[start:][:1024]):
-                    file.write(pixels.tobytes())
-                    advance("")
-
-
-def _decode(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(3, size, size): the shorter side scaled to ``size``, then the centre."""
-    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"image {str(path)!r} has more than 8 bits a channel; convert it to 8"
-                )
-            whole = image.convert("RGBA")  # or Pillow would warn of transparency in a palette
-            fitted = ImageOps.fit(whole.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except (
-        *(OSError, UnidentifiedImageError, SyntaxError, ValueError),
-        Image.DecompressionBombError,
-    ):
-        raise DataError(
-            f"cannot read image {str(path)!r}; it is corrupt or far too large, replace it"
-        ) from None
-    return np.asarray(fitted, dtype=np.uint8).transpose(2, 0, 1)

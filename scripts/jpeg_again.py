@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mbnas.data import SUFFIXES
 from mbnas.errors import DataError
+from mbnas.folders import SUFFIXES
 from mbnas.progress import bar
 
 OFF_GRID = 5
