@@ -609,6 +609,19 @@ def lead(find: dict[str, Any], uniform: list[dict[str, Any]]) -> tuple[float, fl
     return find["worst case"] - statistics.fmean(kept.values()), find["worst case"] - kept[best]
 
 
+def paired(before: Result, after: Result) -> str:
+    """By how much the same networks keep less in a later audit of the same searches."""
+
+    def kept(result: Result) -> dict[tuple[int, str], float]:
+        networks = result["measured"]["networks"]
+        return {(each["seed"], each["assignment"]): each["worst case"] for each in networks}
+
+    earlier, later = kept(before), kept(after)
+    both = sorted(earlier.keys() & later.keys())
+    less = over_seeds([earlier[each] - later[each] for each in both])
+    return f"Of the {len(both)} networks that are in both tables, {less} points less."
+
+
 def retraining(result: Result) -> str:
     """What finds reach from each start and by each teacher, and on average."""
     measured = result["measured"]
@@ -659,7 +672,8 @@ KINDS: dict[str, Callable[[Result], str]] = {
 def written(page: str) -> str:
     """The page with the tables that its markers ask for.
 
-    ``<!-- search: digits -->`` is one result, ``<!-- all: resnet20-*cpu -->`` rows of the paper.
+    ``<!-- search: digits -->`` is one result, ``<!-- all: resnet20-*cpu -->`` rows of the paper,
+    ``<!-- paired: digits.digits-square -->`` two of finds.
     """
 
     def filled(match: re.Match[str]) -> str:
@@ -668,6 +682,11 @@ def written(page: str) -> str:
             files = sorted(RESULTS.glob(f"paper-{name}.json"))
             of = {each.stem.removeprefix("paper-"): json.loads(each.read_text()) for each in files}
             return f"{opening}{trainings(of)}\n{closing}"
+        if kind == "paired":
+            before, after = (
+                json.loads((RESULTS / f"finds-{each}.json").read_text()) for each in name.split(".")
+            )
+            return f"{opening}{paired(before, after)}\n{closing}"
         result = json.loads((RESULTS / f"{kind}-{name}.json").read_text())
         return f"{opening}{KINDS[kind](result)}\n{closing}"
 
