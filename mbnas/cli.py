@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -51,6 +52,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print data as JSON instead o
 def main() -> None:
     """Entry point: a user's mistake ends in one line and its exit code."""
     show_messages()
+    # A scheduler that takes the machine back should hear how to go on, as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with parallel.together():
             app(standalone_mode=False, prog_name="mbnas")

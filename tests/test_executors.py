@@ -1,6 +1,7 @@
 """Who scores the candidates, and how many at a time, changes nothing."""
 
 import errno
+import signal
 import socket
 from pathlib import Path
 from typing import Literal
@@ -102,9 +103,10 @@ def test_one_worker_scores_every_candidate_once(problem: Problem, reference: Jou
 def test_the_journal_is_the_same_whoever_scores(
     problem: Problem, reference: Journal, executor: Executor, tmp_path: Path
 ) -> None:
-    threads = torch.get_num_threads()
+    threads, on_termination = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     assert journal(problem, executor, tmp_path) == reference
     assert torch.get_num_threads() == threads
+    assert signal.getsignal(signal.SIGTERM) == on_termination
 
 
 def test_a_failing_candidate_ends_the_search_instead_of_being_skipped(

@@ -80,15 +80,20 @@ KILLS: dict[str, list[Moment]] = {
         *(("metrics.json", 2), ("training-supernet.pt", 4)),  # of the second one
     ],
 }
-INTERRUPTS: dict[str, list[Moment]] = {
-    "interrupted in the supernet and in the search": [
-        *(("supernet.training.pt", 5), ("trials.jsonl", 9)),
-    ],
+INTERRUPTS: dict[str, tuple[signal.Signals, list[Moment]]] = {
+    "interrupted in the supernet and in the search": (
+        signal.SIGINT,
+        [("supernet.training.pt", 5), ("trials.jsonl", 9)],
+    ),
+    "terminated in the supernet and in re-scoring": (
+        signal.SIGTERM,
+        [("supernet.training.pt", 6), ("rescored.jsonl", 2)],
+    ),
 }
 STORIES: dict[str, list[tuple[Moment, signal.Signals]]] = {
     "uninterrupted": [],
     **{name: [(each, signal.SIGKILL) for each in moments] for name, moments in KILLS.items()},
-    **{name: [(each, signal.SIGINT) for each in moments] for name, moments in INTERRUPTS.items()},
+    **{name: [(each, how) for each in moments] for name, (how, moments) in INTERRUPTS.items()},
 }
 every_story = pytest.mark.parametrize("name", STORIES)
 
@@ -151,19 +156,20 @@ def command(folder: Path, again: bool) -> list[str]:
 @every_story
 def test_a_run_ends_as_if_it_had_never_been_stopped(endings: dict[str, Ending], name: str) -> None:
     ending = endings[name]
-    expected = {signal.SIGKILL: -9, signal.SIGINT: 130}
-    codes = [*(expected[number] for _, number in STORIES[name]), 0]
+    codes = [*(-9 if how is signal.SIGKILL else 130 for _, how in STORIES[name]), 0]
     assert ending.codes == codes, ending.stderr
     assert "Traceback" not in ending.stderr
     assert ending.found == endings["uninterrupted"].found
     assert len(ending.found) == 16
+    if signal.SIGKILL not in (how for _, how in STORIES[name]):
+        assert not list(ending.folder.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("name", INTERRUPTS)
 def test_an_interrupted_run_tells_how_to_go_on(endings: dict[str, Ending], name: str) -> None:
     lines = endings[name].stderr.splitlines()
     told = [line for line in lines if line.startswith("mbnas:")]
-    assert len(told) == len(INTERRUPTS[name])
+    assert len(told) == len(INTERRUPTS[name][1])
     for line in told:
         message, _, advice = line.partition(" with: ")
         assert message == "mbnas: interrupted; go on"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import tempfile
 from typing import Any
 
@@ -146,6 +147,7 @@ def gpu_share(workers: int) -> float:
 
 
 def _connect(address: str | None, workers: int) -> None:
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -159,3 +161,5 @@ def _connect(address: str | None, workers: int) -> None:
             f"no Ray cluster at --address {address!r} ({error}); start one with "
             "`ray start --head`, or leave --address out to run on this machine"
         ) from None
+    if signal.getsignal(signal.SIGTERM) is not on_termination:  # Ray would end without a word
+        signal.signal(signal.SIGTERM, on_termination)
