@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 from mbnas.errors import SettingsError
 from mbnas.evaluation import (
@@ -16,6 +17,7 @@ from mbnas.evaluation import (
     through,
 )
 from mbnas.images import Images
+from mbnas.journal import Journal
 from mbnas.networks import Network
 from mbnas.progress import bar
 from mbnas.randomness import generator
@@ -44,8 +46,14 @@ class FinalScores:
     runs: int
 
 
-def final_scores(network: Network, images: Images, settings: Settings) -> FinalScores:
+def final_scores(
+    network: Network, images: Images, settings: Settings, done: Journal | None = None
+) -> FinalScores:
     """Measure a frozen network.
+
+    Args:
+        done: keeps each run of an attack and brings back those that are in it, which must be of
+            this network, these images and settings.
 
     Raises:
         SettingsError: if it is in training mode or its logits are not finite.
@@ -60,18 +68,22 @@ def final_scores(network: Network, images: Images, settings: Settings) -> FinalS
         raise SettingsError(NOT_FINITE)
     attacks: dict[str, Spread] = {}
     surrogates, runs = reported(threat), settings.test.runs
+    known = done.read("surrogate", "run", "last", "every") if done else []
+    found = {(each["surrogate"], each["run"]): each for each in known}
     with bar("testing under attack", len(surrogates) * runs) as advance:
-        for surrogate in surrogates:
-            last: list[float] = []
-            every: list[float] = []
-            for run in range(runs):
+        for surrogate, run in product(surrogates, range(runs)):
+            if (surrogate, run) not in found:
                 rng, model = generator(settings.seed, "test", run), through(network, surrogate)
                 masks = at_last_and_every(model, attacked.batches(BATCH), threat, rng, threat.steps)
-                for found, mask in zip((last, every), masks, strict=True):
-                    found.append(float(mask.double().mean()))
-                advance("")
-            attacks[f"{surrogate}_every"] = Spread.over(every)
-            attacks[f"{surrogate}_last"] = Spread.over(last)
+                last, every = (float(mask.double().mean()) for mask in masks)
+                record = {"surrogate": surrogate, "run": run, "last": last, "every": every}
+                found[surrogate, run] = record
+                if done:
+                    done.append(record)
+            advance("")
+    for surrogate, count in product(surrogates, ("every", "last")):
+        of_runs = [found[surrogate, run][count] for run in range(runs)]
+        attacks[f"{surrogate}_{count}"] = Spread.over(of_runs)
     return FinalScores(
         natural=natural / len(images),
         loss=total / len(images),

@@ -42,19 +42,19 @@ def logit_ratio(logits: Tensor, y: Tensor) -> Tensor:
 def targeted_logit_ratio(logits: Tensor, pair: Tensor) -> Tensor:
     """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) for label y and class t to reach.
 
-    Targeted difference-of-logits ratio (Croce & Hein 2020, Eq. 7); of three classes the third
-    takes the place of the fourth, too, and of two it is the plain difference.
+    Targeted difference-of-logits ratio (Croce & Hein 2020, Eq. 7). Fewer than four classes have no
+    such ratio, and one of three logits is constant where two of them are z_y and z_t: theirs is the
+    plain difference.
 
     Args:
         logits: (B, K).
         pair: y and t of each image, (B, 2).
     """
     right, reached = logits.gather(1, pair).unbind(dim=1)
-    if logits.shape[1] < 3:
+    if logits.shape[1] < 4:
         return reached - right
-    ordered = logits.sort(dim=1, descending=True).values
-    rest = ordered[:, min(2, logits.shape[1] - 1) : 4].mean(dim=1)
-    return (reached - right) / (ordered[:, 0] - rest).clamp(min=1e-12)
+    first, _, third, fourth = logits.topk(4, dim=1).values.unbind(dim=1)
+    return (reached - right) / (first - (third + fourth) / 2).clamp(min=1e-12)
 
 
 def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         identity(folder.settings()),
         identity(settings),
         f"run {str(path)!r} was started",
-        "leave them away to go on with it, or start a new run with --out",
+        "leave them away to go on with it, retrain more of its candidates by `mbnas retrain`, or "
+        "start a new run with --out",
     )
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)

@@ -19,6 +19,7 @@ from mbnas.files import read_json, write_json, write_text
 from mbnas.final import final_scores
 from mbnas.formats import Family, Format
 from mbnas.images import Images
+from mbnas.journal import Journal
 from mbnas.networks import Network, Source, build_network, freeze, take_over
 from mbnas.objectives import network_objective
 from mbnas.precision import computed_in
@@ -53,7 +54,8 @@ def finished(
         {"format": str(there), **identity(trained)},
         {"format": str(there if same else expected), **identity(settings)},
         f"{str(folder)!r} was trained",
-        "give those to see its metrics, or move the folder away to train anew",
+        "give those to see its metrics, name another folder (`mbnas train --out`) or move this one "
+        "away to train anew",
     )
     require_images_of(folder, data.test)
     metrics = read_json(folder / METRICS_FILE)
@@ -113,6 +115,8 @@ def retrain(
 
     start, named = _kind(settings, source), _named(recipe)
     checkpoint = folder / f"training-{start}.pt"
+    # While there is one, nothing but the same network goes on here.
+    testing = Journal(folder / f"testing-{start}.jsonl")
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
         network,
@@ -135,7 +139,7 @@ def retrain(
             "start": start,
             "precision": computed_in(recipe, device),
             "learned_from": _learned_from(data, named),
-            "test": asdict(final_scores(freeze(network), data.test, settings)),
+            "test": asdict(final_scores(freeze(network), data.test, settings, testing)),
             "training": [asdict(epoch) for epoch in history],
         }
         write_json(folder / METRICS_FILE, metrics)
@@ -146,9 +150,10 @@ def retrain(
 
 
 def _clear(folder: Path) -> None:
-    """Remove unfinished trainings, from this start or another."""
-    for unfinished in folder.glob("training-*.pt"):
-        unfinished.unlink(missing_ok=True)
+    """Remove unfinished trainings and tests, from this start or another, and halves of them."""
+    for pattern in ("training-*.pt", ".training-*.partial", "testing-*.jsonl"):
+        for unfinished in folder.glob(pattern):
+            unfinished.unlink(missing_ok=True)
 
 
 def _learned_from(data: Data, named: Mapping[str, str]) -> dict[str, str]:

@@ -354,6 +354,16 @@ class Settings(_Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shortcuts_to_average(self) -> Settings:
+        convolved = any(row.role == "shortcut" for row in self.table.rows)
+        if self.backbone.averaged_shortcuts and convolved:
+            raise ValueError(
+                f"backbone.averaged_shortcuts: those of {self.backbone.name} are convolutions and "
+                "average nothing; leave it false"
+            )
+        return self
+
     @property
     def table(self) -> Backbone:
         """The backbone for this data set."""

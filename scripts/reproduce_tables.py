@@ -4,9 +4,10 @@
 
 Any selection of rows, at full scale or scaled down by --set (see mbnas search --help for the form
 of changes). Natural training is attacked with eps 2/255 and steps of 0.5/255, FastAT with 8/255 and
-2/255, as in the paper: PGD-20 and PGD-50 through the straight-through estimator, five runs, counted
-at the last iterate and at every one; then a quick audit. FastAT makes its perturbations through the
-surrogate of the space. Interrupted, it goes on where it stopped.
+2/255, as in the paper: PGD-20 and PGD-50 through the straight-through estimator, ``test.runs``
+times (five, unless the space says otherwise), counted at the last iterate and at every one; then a
+quick audit. FastAT makes its perturbations through the surrogate of the space. Interrupted, it goes
+on where it stopped, in PGD-50 from its start.
 ``--workers`` rows run side by side through Ray, each with its share of the cores and GPUs.
 """
 
@@ -29,8 +30,8 @@ from mbnas.pruning import Pruned, prune_network
 
 PAPER = Path(__file__).parent / "paper.csv"
 THREATS = {
-    "natural": ("threat.eps=2/255", "threat.step=0.5/255"),
-    "fastat": ("threat.eps=8/255", "threat.step=2/255"),
+    "natural": ("threat.eps=2/255", "threat.step=0.5/255", "threat.steps=20"),
+    "fastat": ("threat.eps=8/255", "threat.step=2/255", "threat.steps=20"),
 }
 PRUNED: dict[str, Pruned] = {
     "amc-weight-pruning": Family.WEIGHT_PRUNED,
@@ -48,13 +49,13 @@ def settings_of(row: Row, arguments: argparse.Namespace) -> mbnas.Settings:
         *bench.images_in(arguments.data),
         f"seed={row['seed']}",
         f"retraining.training={row['training']}",
+        *THREATS[row["training"]],
     )
-    threat = THREATS[row["training"]]
-    settings = mbnas.load(arguments.space, (*own, *threat, *arguments.set))
-    if mbnas.load(arguments.space, (*own, *threat, *arguments.set, *own)) != settings:
+    settings = mbnas.load(arguments.space, (*own, *arguments.set))
+    if mbnas.load(arguments.space, (*own, *arguments.set, *own)) != settings:
         raise SettingsError(
-            f"--set contradicts {', '.join(own)}; say that by --model, --dataset, --data, --seeds "
-            "and --trainings"
+            f"--set contradicts {', '.join(own)}; the threat is the paper's, all else is said by "
+            "--model, --dataset, --data, --seeds and --trainings"
         )
     return settings
 

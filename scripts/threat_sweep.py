@@ -2,9 +2,9 @@
 
     python scripts/threat_sweep.py NETWORK [NETWORK ...] --data CIFAR_FOLDER --out FOLDER
 
-A NETWORK is a folder of ``mbnas train`` or candidates/<id> of a run. Attacks go through the
-straight-through estimator, as in the paper; an image counts at an iterate if it is classified
-correctly there, and in the dotted lines if it was at every iterate up to there.
+A NETWORK is a folder of ``mbnas train``, candidates/<id> of a run, or a file of weights. Attacks go
+through the straight-through estimator, as in the paper; an image counts at an iterate if it is
+classified correctly there, and in the dotted lines if it was at every iterate up to there.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 import torch
 
 from mbnas import Surrogate, freeze, load_network
+from mbnas.checkpoints import NETWORK_FILE, network_file
 from mbnas.devices import pick_device
 from mbnas.evaluation import Spread, correct_at_each_iterate
 from mbnas.files import write_text
@@ -38,7 +39,7 @@ def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
     x, y = images.to(device).gather(slice(None))
     frozen = freeze(network.to(device))
     rows = []
-    with bar(path.name, len(arguments.steps) * arguments.runs) as advance:
+    with bar(name_of(path), len(arguments.steps) * arguments.runs) as advance:
         for step in arguments.steps:
             threat = settings.threat.model_copy(
                 update={"eps": arguments.eps / 255, "step": step / 255}
@@ -58,6 +59,12 @@ def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
                     rows.append((step, run, iterate, last, every))
                 advance("")
     return pd.DataFrame(rows, columns=["step", "run", "iterate", "last", "every"])
+
+
+def name_of(path: Path) -> str:
+    """That of its folder, where all networks have the same name, else that of the file."""
+    file = network_file(path).resolve()
+    return file.parent.name if file.name == NETWORK_FILE else file.stem
 
 
 def picture(table: pd.DataFrame, title: str) -> go.Figure:
@@ -112,13 +119,12 @@ def main() -> None:
     parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    folders = [path if path.is_dir() else path.parent for path in arguments.networks]
-    names = [folder.resolve().name for folder in folders]
+    names = [name_of(path) for path in arguments.networks]
     if len(set(names)) < len(names):
-        parser.error(f"results are named by folder, and these are not all different: {names}")
+        parser.error(f"results are named like networks, which are not all different: {names}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Milestone]] = {}
-    for path, name in zip(folders, names, strict=True):
+    for path, name in zip(arguments.networks, names, strict=True):
         table = swept(path, arguments)
         target = arguments.out / f"threat-sweep-{name}"
         table.to_csv(f"{target}.csv", index=False, float_format="%.5g")

@@ -203,6 +203,10 @@ def test_dump_loses_no_digit(
         ("data.name=folder", "missing key 'data.image_size'"),
         ("retraining.start=./scratch", "retraining.start: a folder of that name must be given by"),
         ("retraining.teacher=./supernet", "retraining.teacher: a folder of that name must be"),
+        (
+            "backbone={name: resnet18, averaged_shortcuts: true}",
+            "those of resnet18 are convolution",
+        ),
         ("seed", "--set 'seed' is not of the form key.path=value"),
         ("=3", "--set '=3' is not of the form key.path=value"),
         ("seed=[1", "--set 'seed=[1': '[1' is not a YAML value"),

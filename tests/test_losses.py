@@ -92,20 +92,22 @@ def test_the_targeted_ratio_is_its_definition(seed: int, scale: float, shift: fl
 
 
 @given(seed=SEEDS)
-def test_of_two_classes_the_ratios_are_the_margin_whose_gradient_does_not_vanish(seed: int) -> None:
+def test_of_two_classes_the_ratio_is_the_margin_whose_gradient_does_not_vanish(seed: int) -> None:
     """z_y - z_i over z_(1) - z_(2) would be 1 wherever the image is right."""
     logits, y = drawn(seed, 2)
     assert torch.equal(logit_ratio(logits, y), margin(logits, y))
-    pair = torch.stack((y, 1 - y), dim=1)
-    assert torch.equal(targeted_logit_ratio(logits, pair), margin(logits, y))
 
 
-def test_the_targeted_ratio_of_three_classes_is_bounded_and_positive_where_the_target_wins() -> (
-    None
-):
-    logits, y = drawn(0, 3)
-    target = (y + 1) % 3
+@pytest.mark.parametrize("classes", [2, 3])
+@given(seed=SEEDS)
+def test_of_few_classes_the_gradient_of_the_targeted_ratio_does_not_vanish(
+    seed: int, classes: int
+) -> None:
+    """Of three, z_y - z_t over z_(1) - z_(3) is 1 where z_y is the first and z_t the third."""
+    logits, y = drawn(seed, classes)
+    logits.requires_grad_()
+    target = (y + 1) % classes
     ratio = targeted_logit_ratio(logits, torch.stack((y, target), dim=1))
-    wins = logits.gather(1, target[:, None]) > logits.gather(1, y[:, None])
-    assert torch.equal(ratio > 0, wins[:, 0])
-    assert (ratio.abs() <= 1 + 1e-9).all()
+    (gradient,) = torch.autograd.grad(ratio.sum(), logits)
+    expected = torch.eye(classes)[target] - torch.eye(classes)[y]
+    torch.testing.assert_close(gradient, expected.to(gradient))

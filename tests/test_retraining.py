@@ -4,12 +4,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from helpers import noise, same, scrambled, tiny
 
-from mbnas import retraining
+from mbnas import final, retraining
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network
@@ -213,16 +214,33 @@ def test_wherever_it_stops_it_goes_on_as_if_it_had_not(
     assert weights(stopped) == weights(undisturbed)
 
 
-def interrupt(patch: pytest.MonkeyPatch, step: str, call: int) -> None:
+def interrupt(patch: pytest.MonkeyPatch, step: str, call: int, of: ModuleType = retraining) -> None:
     """Let a step of retraining break off when it is called for the ``call``-th time."""
-    original, calls = getattr(retraining, step), iter(range(1, call))
+    original, calls = getattr(of, step), iter(range(1, call))
 
     def interrupted(*args: object) -> object:
         if next(calls, None) is None:
             raise KeyboardInterrupt
         return original(*args)
 
-    patch.setattr(retraining, step, interrupted)
+    patch.setattr(of, step, interrupted)
+
+
+def test_no_attack_of_the_final_test_is_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    metrics = from_scratch(undisturbed)
+    total = 2 * SETTINGS.test.runs  # through two surrogates
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt(patched, "at_last_and_every", total, final)
+        from_scratch(stopped)
+    with monkeypatch.context() as patched:
+        interrupt(patched, "at_last_and_every", 2, final)  # only one is left
+        assert from_scratch(stopped) == metrics
+    assert {each.name for each in stopped.iterdir()} == {
+        each.name for each in undisturbed.iterdir()
+    }
 
 
 def test_what_the_other_start_left_unfinished_is_not_gone_on_with(
@@ -236,6 +254,12 @@ def test_what_the_other_start_left_unfinished_is_not_gone_on_with(
     assert from_scratch(stopped) == metrics
     assert weights(stopped) == weights(undisturbed)
     assert not list(stopped.glob("*.pt"))  # nobody goes on with either
+
+
+def test_a_half_that_a_kill_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".training-scratch.pt.0123.partial").touch()
+    from_scratch(tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_what_was_begun_of_another_network_is_not_gone_on_with(

@@ -99,7 +99,8 @@ def test_a_table_is_made_once_and_goes_on_where_it_stopped(
     options = ["--work", str(tmp_path / "work")]
     options += ["--space", "search_spaces/digits.yaml", "--model", "resnet8", "--dataset", "digits"]
     options += ["--trainings", "natural", "--formats", "mbn1x1", "pact2x2", "--name", "tiny"]
-    options += [part for change in TINY for part in ("--set", change)]
+    changes = [each for each in TINY if each != "threat.steps=2"]  # those are the paper's
+    options += [part for change in changes for part in ("--set", change)]
     monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *options])
     result = tmp_path / "paper-tiny.json"
     stopped = mock.patch("mbnas.retraining.final_scores", side_effect=KeyboardInterrupt)
@@ -129,7 +130,9 @@ def test_a_mistake_in_the_last_row_is_told_before_the_first_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("change", ["retraining.training=natural", "seed=1", "backbone={}"])
+@pytest.mark.parametrize(
+    "change", ["retraining.training=natural", "seed=1", "backbone={}", "threat.steps=3"]
+)
 @pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
 def test_no_change_contradicts_the_label_of_a_row(
     script: ModuleType, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +185,17 @@ def test_a_file_in_the_place_of_a_folder_is_named(
     monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *options])
     with pytest.raises(SystemExit, match=rf"cannot write {re.escape(str(work))}.*another folder"):
         script.bench.run(script.main)
+
+
+@pytest.mark.parametrize("script", ["threat_sweep"], indirect=True)
+def test_a_network_is_called_like_its_folder_or_its_file(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    in_folder = tmp_path / "mbn1x1" / "network.safetensors"
+    in_folder.parent.mkdir()
+    in_folder.touch()
+    named = [in_folder.parent, in_folder, tmp_path / "kept.safetensors", tmp_path / "missing"]
+    assert list(map(script.name_of, named)) == ["mbn1x1", "mbn1x1", "kept", "missing"]
 
 
 @pytest.mark.parametrize(
