@@ -44,7 +44,8 @@ Budget = Annotated[str | None, typer.Option(help="Most BOPS a network may cost, 
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the images.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Override = Annotated[
-    list[str] | None, typer.Option("--set", help="key.path=value, replaces a value of the space.")
+    list[str] | None,
+    typer.Option("--set", help="KEY.PATH=VALUE in place of that of the space; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON instead of a table.")]
 
@@ -136,7 +137,14 @@ def search(
     except KeyboardInterrupt:
         if not runs.RunFolder(folder).settings_file.exists():
             _fail("interrupted before the run began; give the same command again", 130)
-        _fail(f"interrupted; go on with: mbnas search --resume {shlex.quote(str(folder))}", 130)
+        again = {
+            **({"executor": executor} if executor != "ray" else {}),
+            **({"workers": workers} if workers else {}),
+            **({"address": address} if address else {}),
+        }
+        go_on = ["mbnas", "search", "--resume", str(folder)]
+        go_on += [word for key, value in again.items() for word in (f"--{key}", str(value))]
+        _fail(f"interrupted; go on with: {shlex.join(go_on)}", 130)
     if as_json:
         _print_json(
             {
@@ -237,7 +245,7 @@ def train(
     ],
     backbone: Annotated[str | None, typer.Option(help="In place of that of the space.")] = None,
     training: Annotated[
-        Training | None, typer.Option(help="In place of that of the space.")
+        Training | None, typer.Option(help="Perturbations to train on, not those of the space.")
     ] = None,
     start: Annotated[Path | None, typer.Option(help="Trained network to start from.")] = None,
     teacher: Annotated[
@@ -304,7 +312,8 @@ def evaluate(
         _print_json(metrics)
     else:
         _print(report.attack_table(metrics))
-        _say(f"next: mbnas audit {shlex.quote(str(checkpoint))}")
+        where = [] if data is None else ["--data", str(data)]
+        _say(f"next: {shlex.join(['mbnas', 'audit', str(checkpoint), *where])}")
 
 
 @app.command(short_help="Try everything to break a network.")
@@ -312,7 +321,8 @@ def audit(
     checkpoint: Annotated[Path, typer.Argument(help="candidates/<id> of a run, or its file.")],
     effort: Annotated[Effort, typer.Option(help="How much is tried.")] = Effort.STANDARD,
     transfer: Annotated[
-        list[Path] | None, typer.Option(help="Network whose adversarial images are tried, too.")
+        list[Path] | None,
+        typer.Option(help="Network whose adversarial images are tried, too; may be repeated."),
     ] = None,
     data: DataFolder = None,
     overrides: Override = None,
@@ -344,8 +354,8 @@ def _named_like(backbone: str | None) -> Path:
     path = Path(f"search_spaces/{backbone}.yaml")
     if not path.is_file():
         raise SettingsError(
-            f"no space {str(path)!r}; give --space FILE, whose recipe and data {backbone} is to "
-            "be trained with, such as search_spaces/resnet20.yaml"
+            f"no space {str(path)!r} here; give the command from the root of a checkout, or "
+            f"--space FILE, whose recipe and data {backbone} is to be trained with"
         )
     return path
 

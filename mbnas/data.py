@@ -15,6 +15,7 @@ from torch import Tensor
 from mbnas import folders, parallel
 from mbnas.errors import DataError
 from mbnas.images import Images
+from mbnas.progress import log
 from mbnas.randomness import generator
 from mbnas.settings import DataSettings
 
@@ -80,6 +81,10 @@ def load(settings: DataSettings, seed: int) -> Data:
             f"says {settings.image_size}; only folders of images are scaled to it"
         )
     found = int(max(train.targets.max(), test.targets.max())) + 1
+    if found < 2:
+        raise DataError(
+            f"data {settings.name!r} has a single class; give two or more to tell apart"
+        )
     if found != settings.classes:
         raise DataError(
             f"data {settings.name!r} has {found} classes, the space says "
@@ -95,8 +100,11 @@ def load(settings: DataSettings, seed: int) -> Data:
     # and the same one whatever the seed.
     test = test.take(torch.randperm(len(test), generator=generator(0, "test order")))
     held_out, rest = order[: settings.validation], order[settings.validation :]
+    used = rest[: settings.train_images]
+    if settings.name == "folder" and len(used) < len(rest):  # a space for other data may say so
+        log.info("data.train_images leaves out %d of %d images", len(rest) - len(used), len(rest))
     return Data(
-        train=train.take(rest[: settings.train_images]),
+        train=train.take(used),
         validation=train.take(held_out),
         test=test,
         held_out=tuple(held_out.tolist()),

@@ -115,10 +115,13 @@ def _require_none_beside_classes(folder: Path) -> None:
         path.name for path in folder.iterdir() if path.suffix.lower() in {*SUFFIXES, ".tar"}
     )
     if missed:
-        raise DataError(
-            f"{str(folder / missed[0])!r} lies beside the classes; move it into the folder of one, "
-            f"or, if an unpacking broke off, delete {str(folder)!r} for it to begin anew"
+        unpacked = missed[0].endswith(".tar")
+        advice = (
+            f"if an unpacking broke off, delete {str(folder)!r} for it to begin anew, else move it"
+            if unpacked
+            else "move it into the folder of one"
         )
+        raise DataError(f"{str(folder / missed[0])!r} lies beside the classes; {advice}")
 
 
 _ELSEWHERE = "name a folder for them by the environment variable XDG_CACHE_HOME"

@@ -98,7 +98,12 @@ def retrained_table(retrained: Sequence[Metrics], layers: int) -> Table:
     audited = all("audit" in metrics for metrics in retrained)
     counts = sorted({(each["test"]["images"], each["test"]["attacked"]) for each in retrained})
     seen = " or ".join(f"natural on {images}, PGD on {attacked}" for images, attacked in counts)
-    table = Table(title="Trained on their own (test images)", caption=f"{seen} images")
+    if audited:
+        images = " or ".join(map(str, sorted({each["audit"]["images"] for each in retrained})))
+        seen += f", worst case on {images} images; PASS: PGD-20 can be believed"
+    else:
+        seen += " images"
+    table = Table(title="Trained on their own (test images)", caption=seen)
     for name in ("id", "BOPS", "natural", "PGD", *(["worst case"] if audited else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("assignment, first layer first", overflow="fold")
@@ -167,10 +172,11 @@ def space_table(settings: Settings) -> Table:
 
 def attack_table(metrics: Metrics) -> Table:
     """All that was measured of one network on test images."""
-    test = metrics["test"]
+    test, threat = metrics["test"], metrics["threat"]
     table = Table(
         title=f"{metrics['id']} on {test['images']} test images",
-        caption=f"attacks: {test['attacked']} images, {test['runs']} runs; {DEFINITION}",
+        caption=f"attacks: eps {threat['eps']:.3g}, {threat['steps']} steps of "
+        f"{threat['step']:.3g}, {test['attacked']} images, {test['runs']} runs; {DEFINITION}",
     )
     table.add_column("measure")
     table.add_column("value", justify="right")

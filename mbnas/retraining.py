@@ -231,10 +231,11 @@ def _forerunner(path: Path, settings: Settings, images: Images) -> Network:
 
 
 def described(settings: Settings, format_: Format) -> dict[str, Any]:
-    """What identifies a network wherever it is reported."""
+    """What identifies a network, and what it is attacked with, wherever it is reported."""
     return {
         "id": format_.id,
         "format": str(format_),
         "assignment": str(format_.widths),
         "bops": bops(settings.table, format_.widths),
+        "threat": settings.threat.model_dump(mode="json"),
     }

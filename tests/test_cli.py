@@ -515,7 +515,10 @@ def test_a_backbone_is_checked_before_its_space_is_looked_for(mistake: Callable[
     line = mistake("train", "--format", "float", "--backbone", "resnet21", code=2)
     assert "unknown backbone 'resnet21'; did you mean" in line
     line = mistake("train", "--format", "float", "--backbone", "resnet44", code=2)
-    assert "no space 'search_spaces/resnet44.yaml'; give --space FILE, whose recipe" in line
+    assert (
+        "no space 'search_spaces/resnet44.yaml' here; give the command from the root of a checkout"
+        in line
+    )
 
 
 def test_a_network_is_trained_among_no_foreign_files(

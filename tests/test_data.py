@@ -172,6 +172,14 @@ def test_images_lie_below_links_and_what_is_left_out_is_said(
     assert f"{root / 'test'}: files left out" not in told
 
 
+def test_training_images_that_a_space_leaves_out_are_counted(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "mbnas"):
+        assert len(folder(root, validation=1, train_images=3).train) == 3
+    assert "data.train_images leaves out 2 of 5 images" in caplog.messages
+
+
 def test_a_palette_with_transparency_is_a_picture_like_others(root: Path) -> None:
     file = root / "train" / "cat" / "0.png"
     Image.open(file).quantize(256).save(file, transparency=bytes(range(16)))
@@ -338,6 +346,15 @@ def loosen(root: Path) -> None:
     (root / "test" / "cat" / "0.png").rename(root / "test" / "0.png")
 
 
+def unpack(root: Path) -> None:
+    (root / "test" / "cat.tar").touch()
+
+
+def single(root: Path) -> None:
+    for split in ("train", "test"):
+        shutil.rmtree(root / split / "cat")
+
+
 def rename(root: Path) -> None:
     (root / "test" / "cat").rename(root / "test" / "lynx")
 
@@ -357,6 +374,8 @@ def rename(root: Path) -> None:
         (dangle, {}, "cannot read image '{root}/train/cat/9.png': No such file"),
         (deepen, {}, "image '{root}/train/cat/0.png' has more than 8 bits a channel"),
         (loosen, {}, "'{root}/test/0.png' lies beside the classes; move it into the folder of one"),
+        (unpack, {}, "'{root}/test/cat.tar' lies beside the classes; if an unpacking broke off"),
+        (single, {}, "data 'folder' has a single class; give two or more to tell apart"),
         (rename, {}, "'{root}': train and test have different classes (cat, lynx)"),
         (keep, {"root": None}, "needs a folder; give --data DIR"),
         (keep, {"classes": 3}, "has 2 classes, the space says 3; set data.classes=2"),

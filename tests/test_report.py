@@ -58,6 +58,7 @@ def metrics(settings: Settings, trial: Trial) -> Metrics:
         "assignment": str(trial.assignment),
         "format": f"mbn{trial.assignment}",
         "bops": trial.bops,
+        "threat": settings.threat.model_dump(mode="json"),
         "test": {
             "natural": 1.0,
             "pgd": widest,
@@ -210,7 +211,7 @@ def test_tables_say_what_was_measured() -> None:
         (4, worst),
     ):
         assert list(front.columns[column].cells) == [f"{each:.1%}" for each in fractions]
-    audit = {"worst_case": {"accuracy": 0.25}, "natural": {"accuracy": 0.75}, "verdict": "FAIL"}
+    audit = {"worst_case": {"accuracy": 0.25}, "images": 500, "verdict": "FAIL"}
     audited = {**metrics(SETTINGS, found[0]), "audit": audit}
     table = retrained_table([audited], SETTINGS.space.layers)
     assert list(table.columns[4].cells) == ["25.0% FAIL"]

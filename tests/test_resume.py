@@ -173,7 +173,10 @@ def test_an_interrupted_run_tells_how_to_go_on(endings: dict[str, Ending], name:
     for line in told:
         message, _, advice = line.partition(" with: ")
         assert message == "mbnas: interrupted; go on"
-        assert shlex.split(advice) == ["mbnas", "search", "--resume", str(endings[name].folder)]
+        assert shlex.split(advice) == [
+            *("mbnas", "search", "--resume", str(endings[name].folder)),
+            *INPROCESS,
+        ]
 
 
 def run(*arguments: str) -> None:
