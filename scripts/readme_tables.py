@@ -288,10 +288,10 @@ def trainings(results: dict[str, Result]) -> str:
         changes = dict(word.split("=", 1) for word in words if "=" in word)
         optimizer = changes.get("retraining.optimizer", "adam").capitalize()
         for each in result["measured"]:
+            named = (changes.get(f"retraining.{role}", "") for role in ("start", "teacher"))
             told = [
                 str(each["epochs"]),
-                changes.get("retraining.start", ""),
-                Path(changes.get("retraining.teacher", "")).stem.removeprefix("paper-"),
+                *(Path(network).stem.removeprefix("paper-") for network in named),
                 f"{optimizer} {changes['retraining.learning_rate']}",
                 changes.get("retraining.weight_decay", ""),
             ]
