@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -137,13 +138,9 @@ def search(
     except KeyboardInterrupt:
         if not runs.RunFolder(folder).settings_file.exists():
             _fail("interrupted before the run began; give the same command again", 130)
-        again = {
-            **({"executor": executor} if executor != "ray" else {}),
-            **({"workers": workers} if workers else {}),
-            **({"address": address} if address else {}),
-        }
-        go_on = ["mbnas", "search", "--resume", str(folder)]
-        go_on += [word for key, value in again.items() for word in (f"--{key}", str(value))]
+        flags = (("--executor", executor), ("--workers", workers), ("--address", address))
+        given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]
+        go_on = ["mbnas", "search", "--resume", str(folder), *chain.from_iterable(given)]
         _fail(f"interrupted; go on with: {shlex.join(go_on)}", 130)
     if as_json:
         _print_json(
@@ -369,6 +366,10 @@ def _required(space: Path | None) -> Path:
 def _changes(overrides: Sequence[str] | None, flags: dict[str, Any]) -> list[str]:
     """Flags are shorthand for ``--set``; JSON strings are YAML, so paths survive."""
     given = {key: value for key, value in flags.items() if value is not None}
+    twice = given.keys() & {each.partition("=")[0].strip() for each in overrides or ()}
+    if twice:
+        key = min(twice)
+        raise SettingsError(f"{key} is given by a flag and by --set; leave one of them away")
     as_text = partial(json.dumps, ensure_ascii=False)  # YAML joins no pairs of surrogates
     return [*(overrides or ()), *(f"{key}={as_text(str(v))}" for key, v in given.items())]
 

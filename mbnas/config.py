@@ -21,7 +21,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         SettingsError: with one line that names the key, what was given and what is allowed.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open(encoding="utf-8") as file:
+            tree = yaml.load(file, _Loader)
     except OSError as error:
         raise SettingsError(
             f"cannot read space {str(path)!r}: {error.strerror}; "
@@ -45,6 +46,18 @@ def validate(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> Settings
         raise SettingsError(_first_mistake(error)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = [key for key, _ in node.value if names.count(key.value) > 1]
+        if twice:
+            message = f"key {twice[-1].value!r} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, message, twice[-1].start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def dump(settings: Settings) -> str:
     """YAML that :func:`load` reads back to equal settings."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
@@ -55,7 +68,7 @@ def _override(tree: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not equals or not path.strip():
         raise SettingsError(f"--set {override!r} is not of the form key.path=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise SettingsError(f"--set {override!r}: {text!r} is not a YAML value") from None
     return _replaced(tree, path.strip().split("."), value)

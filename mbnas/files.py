@@ -22,6 +22,7 @@ except ImportError:  # not a POSIX system
 UNWRITABLE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT),  # of the folder
+    *(errno.ENAMETOOLONG, errno.ELOOP),
 }
 """Errors of the system that a user can mend, where something was to be written."""
 
@@ -76,16 +77,20 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (whatever JSON c
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 (whatever JSON can hold)
+def read_json(path: Path, *keys: str, advice: str = "restore it") -> Any:  # noqa: ANN401
     """The content of a JSON file.
 
+    Args:
+        keys: that it must have.
+        advice: what to do, for the message.
+
     Raises:
-        DataError: if it is missing or corrupt.
+        DataError: if it is missing, corrupt or something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if keys and not (isinstance(content, dict) and content.keys() >= set(keys)):
+            raise ValueError(f"it holds no {', '.join(keys)}")
+        return content
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot read {str(path)!r} ({error}); restore it, or move its folder away to begin "
-            "anew"
-        ) from None
+        raise DataError(f"cannot read {str(path)!r} ({error}); {advice}") from None

@@ -33,10 +33,10 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except PermissionError as error:
+    except OSError as error:
         raise DataError(
-            f"cannot read {error.filename!r}: {error.strerror}; make it readable, or name another "
-            "folder with --data DIR"
+            f"cannot read {error.filename!r}: {error.strerror}; mend that, or name another folder "
+            "with --data DIR"
         ) from None
 
 

@@ -108,10 +108,11 @@ def audited(
     asked = set(tried.values())
     with alone_in(folder), suited_to(settings.table, settings.retraining):
         known = _known(file, path, settings)
-        if known is not None and known["plan"] == plan.record() and asked <= _tried(known).keys():
+        names = _tried(known)
+        if known is not None and known["plan"] == plan.record() and asked <= names.keys():
             log.info("%s was made before; this is what it says", file)
         else:
-            _require_no_more_tried(known or {}, asked, file)
+            _require_no_more_tried(names, asked, file)
             found = audit(
                 network,
                 images.first(plan.images),
@@ -142,25 +143,27 @@ def _known(file: Path, path: Path, settings: Settings) -> dict[str, Any] | None:
     """
     if not file.exists():
         return None
-    record: dict[str, Any] = read_json(file)
-    if record.get("network") != digest(path):
+    asked = {"threat": settings.threat.model_dump(mode="json"), "seed": settings.seed}
+    record: dict[str, Any] = read_json(
+        file, "network", "plan", "sources", *asked, advice="delete it to audit anew"
+    )
+    if record["network"] != digest(path):
         raise DataError(
             f"{str(file)!r} is the audit of another network than {str(path)!r}; {_KEEP}"
         )
-    asked = {"threat": settings.threat.model_dump(mode="json"), "seed": settings.seed}
-    made = {key: record.get(key) for key in asked}
+    made = {key: record[key] for key in asked}
     require_same(made, asked, f"{str(file)!r} was made", _KEEP)
     return record
 
 
-def _tried(record: Mapping[str, Any]) -> dict[str, str]:
-    """The networks whose adversarial images an audit tried: digest to name."""
-    return {digest: name for name, digest in record.get("sources", {}).items()}
+def _tried(record: Mapping[str, Any] | None) -> dict[str, str]:
+    """The networks whose adversarial images an audit tried, if there was one: digest to name."""
+    return {digest: name for name, digest in record["sources"].items()} if record else {}
 
 
-def _require_no_more_tried(known: Mapping[str, Any], asked: AbstractSet[str], file: Path) -> None:
+def _require_no_more_tried(tried: Mapping[str, str], asked: AbstractSet[str], file: Path) -> None:
     """Let no audit take the place of one that has tried the adversarial images of more networks."""
-    missing = sorted(name for digest, name in _tried(known).items() if digest not in asked)
+    missing = sorted(name for digest, name in tried.items() if digest not in asked)
     if missing:
         raise SettingsError(
             f"{str(file)!r} was made with adversarial images of {', '.join(missing)}, too; give "

@@ -46,9 +46,14 @@ class Journal:
                 raise ValueError
             return records
         except ValueError:
-            raise DataError(
-                f"journal {str(self.path)!r} is corrupt; restore it or start a new run"
-            ) from None
+            raise self.damaged("is corrupt") from None
+
+    def damaged(self, how: str) -> DataError:
+        """What to say of content that is not what was written."""
+        return DataError(
+            f"journal {str(self.path)!r} {how}; restore it, or delete it and what it held is "
+            "measured again"
+        )
 
     def remove(self) -> None:
         """Delete the file if it is there."""

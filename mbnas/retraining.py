@@ -48,28 +48,29 @@ def finished(
     """
     if not (folder / METRICS_FILE).exists():
         return None
+    anew = "to train anew, move the folder away"
+    if not (folder / NETWORK_FILE).exists():
+        raise DataError(
+            f"{str(folder)!r} has {METRICS_FILE} without its {NETWORK_FILE}; restore that; {anew}"
+        )
     _, there, trained = load_network(folder)
     same = expected in (there, there.family)
     require_same(
         {"format": str(there), **identity(trained)},
         {"format": str(there if same else expected), **identity(settings)},
         f"{str(folder)!r} was trained",
-        "give those to see its metrics, name another folder (`mbnas train --out`) or move this one "
-        "away to train anew",
+        f"give those to see its metrics; {anew}, or let `mbnas train` name another by --out",
     )
     require_images_of(folder, data.test)
-    metrics = read_json(folder / METRICS_FILE)
-    if not (isinstance(metrics, dict) and metrics.keys() >= {"id", "bops", "test", "learned_from"}):
-        raise DataError(
-            f"{str(folder / METRICS_FILE)!r} holds no metrics of this version; restore it, or move "
-            "the folder away to train anew"
-        )
+    metrics: Metrics = read_json(
+        folder / METRICS_FILE, "id", "bops", "test", "learned_from", advice=f"restore it; {anew}"
+    )
     known, now = metrics["learned_from"], _learned_from(data, _named(settings.retraining))
     others = [each for each in now if known.get(each) != now[each]]
     if others:
         raise DataError(
             f"{str(folder)!r} was trained before and since then {' and '.join(others)} changed; "
-            "restore what it learned from to see its metrics, or move the folder away to train anew"
+            f"restore what it learned from to see its metrics; {anew}"
         )
     _clear(folder)  # what a kill may have left
     log.info("%s was trained before; these are its metrics", folder)
@@ -116,7 +117,7 @@ def retrain(
     start, named = _kind(settings, source), _named(recipe)
     checkpoint = folder / f"training-{start}.pt"
     # While there is one, nothing but the same network goes on here.
-    testing = Journal(folder / f"testing-{start}.jsonl")
+    testing = Journal(folder / f"testing-{start}-{fingerprint(data.test)[:8]}.jsonl")
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
         network,

@@ -134,22 +134,17 @@ def record_data(
     Raises:
         DataError: if the run was started on other images.
     """
+    written = manifest(settings, fingerprint)
     if folder.manifest_file.exists():
-        try:
-            known = read_json(folder.manifest_file)["data"]["fingerprint"]
-        except (KeyError, TypeError):
+        advice = "restore it, or delete it if the images are those that the run was started on"
+        if read_json(folder.manifest_file, "data", advice=advice)["data"] != written["data"]:
             raise DataError(
-                f"{str(folder.manifest_file)!r} is no manifest of a run; restore it or start a new "
-                "run"
-            ) from None
-        if known != fingerprint:
-            raise DataError(
-                f"the images are not those of run {str(folder.path)!r}; give the original folder "
-                "with --data, or start a new run"
+                f"the images are not those that {str(folder.manifest_file)!r} tells of; give the "
+                "original folder with --data, or start a new run"
             )
         return
     write_json(folder.split_file, {"seed": settings.seed, "validation": list(held_out)})
-    write_json(folder.manifest_file, manifest(settings, fingerprint))
+    write_json(folder.manifest_file, written)
 
 
 def manifest(settings: Settings, data_fingerprint: str) -> dict[str, Any]:

@@ -234,7 +234,7 @@ class Recipe(_Frozen):
     """
 
     epochs: PositiveInt
-    batch_size: PositiveInt = 128
+    batch_size: int = Field(default=128, ge=2)
     optimizer: Optimizer = Optimizer.ADAM
     learning_rate: PositiveFloat = 5e-3
     warmup: float = Field(default=0.2, ge=0, lt=1)
@@ -290,7 +290,7 @@ class SearchSettings(_Frozen):
     population: int = Field(default=16, ge=4)
     objective: Robustness = Robustness.PGD
     images: PositiveInt
-    recalibration_images: PositiveInt = 512
+    recalibration_images: int = Field(default=512, ge=2)
 
 
 class RetrainingRecipe(Recipe):

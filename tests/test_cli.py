@@ -25,7 +25,10 @@ from mbnas.journal import Journal
 
 SPACE = ("--space", str(DIGITS))
 OVERRIDES = tuple(word for each in TINY for word in ("--set", each))
-SEARCH = ("search", *SPACE, *OVERRIDES, "--executor", "inprocess", "--workers", "1")
+INPROCESS = ("--executor", "inprocess", "--workers", "1")
+SEARCH = ("search", *SPACE, *OVERRIDES, *INPROCESS)
+BY_FLAGS = ("search.evaluations", "retraining.candidates")
+REST = tuple(word for each in TINY if not each.startswith(BY_FLAGS) for word in ("--set", each))
 FOLDER = ("--set", "data.name=folder", "--set", "data.image_size=8", "--set", "data.classes=2")
 RESNET20 = ("--space", str(SPACES / "resnet20.yaml"))
 Capture = pytest.CaptureFixture[str]
@@ -177,7 +180,7 @@ def test_search_prints_its_result_on_stdout_and_all_else_on_stderr(
 def test_flags_are_short_for_settings(run: Path, capsys: Capture) -> None:
     chosen = ("--seed", "3", "--evaluations", "4", "--retrain", "0", "--budget", "1.2e5")
     out = run.parent / "other"
-    assert call(*SEARCH, *chosen, "--out", str(out), "--json") == 0
+    assert call("search", *SPACE, *REST, *INPROCESS, *chosen, "--out", str(out), "--json") == 0
     settings = runs.RunFolder(out).settings()
     same = ("seed=3", "search.evaluations=4", "retraining.candidates=0", "search.budget=1.2e5")
     assert settings == tiny(*same)
@@ -193,8 +196,8 @@ def test_the_run_folder_is_named_after_what_was_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    few = ("--evaluations", "4", "--retrain", "0")
-    assert call(*SEARCH, *few, "--budget", "1.2e5", "--seed", "3") == 0
+    few = ("--evaluations", "4", "--retrain", "0", "--budget", "1.2e5", "--seed", "3")
+    assert call("search", *SPACE, *REST, *INPROCESS, *few) == 0
     assert [each.name for each in (tmp_path / "runs").iterdir()] == ["digits-120000-seed3"]
 
 
@@ -310,6 +313,10 @@ def test_what_is_retrained_stems_from_the_stages_before(
         (("search", *SPACE, "--budget", "nan"), "search.budget: Input should be a finite number"),
         (("search", *SPACE, "--budget", "inf"), "search.budget: Input should be a finite number"),
         (("search", *SPACE, "--evaluations", "0"), "search.evaluations: Input should be greater"),
+        (
+            ("search", *SPACE, "--seed", "1", "--set", "seed = 2"),
+            "seed is given by a flag and by --set; leave one of them away",
+        ),
         (("search", *SPACE, "--retrain", "-1"), "retraining.candidates: Input should be greater"),
         (("profile", *SPACE, "extra"), "unexpected extra argument"),
         (("profile", *SPACE, "--assignment", "3y1"), "'3y1' is not of the form MxN"),
@@ -457,6 +464,24 @@ def test_spoilt_records_are_explained(mistake: Callable[..., str], run: Path, co
         assert repr(str(file)) in line
 
 
+def test_a_spoilt_audit_may_be_deleted(mistake: Callable[..., str], run: Path) -> None:
+    for content in ("[]", "{}", "{"):
+        file = candidate(run) / "audit-quick.json"
+        file.write_text(content)
+        line = mistake("audit", str(candidate(run)), "--effort", "quick", code=3)
+        assert f"cannot read {str(file)!r}" in line
+        assert "delete it to audit anew" in line
+
+
+def test_metrics_without_their_network_are_explained(
+    mistake: Callable[..., str], run: Path
+) -> None:
+    folder = candidate(run)
+    (folder / "network.safetensors").unlink()
+    line = mistake("retrain", str(run), "--candidate", folder.name, code=3)
+    assert "has metrics.json without its network.safetensors; restore that; to train" in line
+
+
 @pytest.mark.parametrize("described", [{"format": 3}, {"format": "mbn9x9"}, {"images": None}])
 def test_weights_that_describe_themselves_wrongly_are_explained(
     mistake: Callable[..., str], run: Path, described: dict[str, object]
@@ -540,6 +565,7 @@ def test_a_file_where_the_folder_should_be_is_explained(
     for out, code, answer in (
         ("file", 2, "is there already and not empty; choose another --out"),
         ("file/below", 3, "cannot write"),
+        ("x" * 300, 3, "File name too long"),
     ):
         command = ("train", *SPACE, *OVERRIDES, "--format", "xnor", "--out", str(tmp_path / out))
         assert answer in mistake(*command, code=code)
@@ -572,7 +598,7 @@ def test_images_that_may_not_be_read_are_named(
     monkeypatch.setattr(Path, "iterdir", iterdir)
     for settings in ((*SPACE, *FOLDER), RESNET20):
         line = mistake("train", *settings, "--data", str(tmp_path), "--format", "xnor", code=3)
-        assert f"cannot read {str(tmp_path / 'train')!r}: Permission denied; make it" in line
+        assert f"cannot read {str(tmp_path / 'train')!r}: Permission denied; mend that" in line
 
 
 def failing(number: int) -> Callable[..., None]:

@@ -281,6 +281,11 @@ def test_a_corrupt_cache_is_named_and_may_be_deleted(
     assert folder(root).fingerprint() == first
 
 
+def test_a_folder_that_links_to_itself_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert "Too many levels of symbolic links" in complaint(tmp_path / "loop")
+
+
 # The fingerprint
 
 

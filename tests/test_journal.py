@@ -82,20 +82,20 @@ def test_any_other_corrupt_line_is_refused(journal: Journal, line: int) -> None:
     lines = journal.path.read_text().splitlines()
     lines[line] = lines[line][:-3]
     journal.path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it"):
+    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it, or delete it"):
         journal.read()
 
 
 @pytest.mark.parametrize("line", ["[1]", "3", "{}", '{"id": "four"}'])
 def test_a_line_that_is_no_record_of_the_kind_is_refused(journal: Journal, line: str) -> None:
     journal.path.write_text(f'{{"id": "one", "result": 1}}\n{line}\n')
-    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it"):
+    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it, or delete it"):
         journal.read("id", "result")
 
 
 def test_bytes_that_are_no_text_are_refused(journal: Journal) -> None:
     journal.path.write_bytes(b"\xff\xfe\n" + journal.path.read_bytes())
-    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it"):
+    with pytest.raises(DataError, match=r"trials\.jsonl' is corrupt; restore it, or delete it"):
         journal.read()
 
 

@@ -243,6 +243,18 @@ def test_no_attack_of_the_final_test_is_made_twice(
     }
 
 
+def test_no_final_test_goes_on_with_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(DATA, test=noise(40, TABLE.image, TABLE.classes, 7))
+    expected = from_supernet(tmp_path / "other", other)
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupt(patched, "at_last_and_every", 2, final)
+        from_supernet(stopped)
+    assert from_supernet(stopped, other) == expected
+
+
 def test_what_the_other_start_left_unfinished_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

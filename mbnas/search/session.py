@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mbnas.assignment import Assignment
-from mbnas.errors import DataError, SettingsError
+from mbnas.errors import SettingsError
 from mbnas.journal import Journal
 from mbnas.search.engines import Engine
 from mbnas.search.problem import Trial
@@ -87,9 +87,9 @@ class Session:
     def _check_replay(self) -> None:
         common = min(len(self._asked), len(self._written))
         if self._asked[:common] != self._written[:common]:
-            raise DataError(
-                f"journal {str(self._journal.path)!r} was written by another version of the "
-                "search engine and cannot be continued; start a new run"
+            raise self._journal.damaged(
+                "holds other candidates than are proposed here: it is damaged, or was written by "
+                "another version of the search engine"
             )
 
     def _write(self) -> None:
@@ -111,7 +111,4 @@ def recorded(journal: Journal, layers: int) -> list[Trial]:
     try:
         return [Trial.from_record(record, layers) for record in journal.read()]
     except (KeyError, TypeError, AttributeError, SettingsError):
-        raise DataError(
-            f"journal {str(journal.path)!r} holds a line that is no trial of this run; "
-            "restore it or start a new run"
-        ) from None
+        raise journal.damaged("holds a line that is no trial of this run") from None
