@@ -101,6 +101,9 @@ def search(
     executor: Annotated[Literal["ray", "inprocess"], typer.Option(help="Who scores.")] = "ray",
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
     retrain: Annotated[int | None, typer.Option(help="Pareto members to retrain.")] = None,
+    supernet: Annotated[
+        Path | None, typer.Option(help="Run whose supernet to search again, not to train one.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Interrupted run to go on with.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -123,6 +126,8 @@ def search(
         folder = resume
         if out is not None and out.resolve() != resume.resolve():
             raise SettingsError("--resume goes on in its own folder; leave --out away")
+        if supernet is not None:
+            raise SettingsError("--resume goes on with its own supernet; leave --supernet away")
     else:
         settings = config.load(_required(space), changes)
         pipeline.check_budget(settings)
@@ -134,7 +139,7 @@ def search(
         if resume is not None:
             outcome = pipeline.resume_search(folder, settings, scoring)
         else:
-            outcome = pipeline.run_search(settings, folder, scoring)
+            outcome = pipeline.run_search(settings, folder, scoring, supernet)
     except KeyboardInterrupt:
         if not runs.RunFolder(folder).settings_file.exists():
             _fail("interrupted before the run began; give the same command again", 130)

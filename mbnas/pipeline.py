@@ -5,7 +5,6 @@ data -> supernet -> search -> Pareto set, re-scored -> retraining -> report
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,15 @@ from mbnas import data as datasets
 from mbnas import parallel, runs
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
-from mbnas.checkpoints import load_network, load_supernet
+from mbnas.checkpoints import load_network, load_supernet, save_supernet
 from mbnas.data import Data
 from mbnas.devices import pick_device
-from mbnas.errors import BudgetError, DataError, SettingsError
+from mbnas.errors import BudgetError, SettingsError
 from mbnas.formats import Format
 from mbnas.inspection import audited
 from mbnas.networks import Network, freeze
 from mbnas.pareto import most_useful, non_dominated
-from mbnas.pretraining import pretrained
+from mbnas.pretraining import pretrained, trained_before
 from mbnas.progress import log
 from mbnas.randomness import derive
 from mbnas.report import WorstCases, ranking, write_pareto
@@ -63,13 +62,20 @@ class _Run:
     device: torch.device
 
 
-def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
+def run_search(
+    settings: Settings, out: Path, executor: Executor, supernet_of: Path | None = None
+) -> Outcome:
     """Run the whole search in a new folder.
 
+    Args:
+        supernet_of: a run whose supernet is searched again, instead of training the same once more.
+
     Raises:
-        SettingsError: if the budget is missing, the folder exists, or a setting does not work.
+        SettingsError: if the budget is missing, the folder exists, a setting does not work, or the
+            supernet of the other run was trained with other settings.
         BudgetError: if not even the smallest network meets the budget.
-        DataError: if the images, or a network that the settings name, are missing or corrupt.
+        DataError: if the images, a network that the settings name, or the supernet of the other run
+            are missing or corrupt.
     """
     check_budget(settings)
     executor.check()
@@ -77,8 +83,12 @@ def run_search(settings: Settings, out: Path, executor: Executor) -> Outcome:
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data.test)
     _require_equal_parts(settings, data)
+    other = None if supernet_of is None else runs.reopen(supernet_of)
+    known = None if other is None else trained_before(other, settings, data)
     folder = parallel.led(lambda: runs.create(out, settings))
     with parallel.alone_in(out):
+        if known is not None:
+            parallel.led(lambda: save_supernet(folder.supernet_file, known, settings))
         return _all_stages(folder, settings, data, executor)
 
 
@@ -127,11 +137,7 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
         for each in (before, settings)
     )
     require_same(started, asked, what, "leave them away: what they decide is over")
-    if not folder.supernet_file.exists():
-        raise DataError(
-            f"run {str(path)!r} has no trained supernet; go on with "
-            f"`mbnas search --resume {shlex.quote(str(path))}`"
-        )
+    runs.require_supernet(folder)
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
     fingerprint = data.fingerprint()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from mbnas import parallel
+from mbnas import parallel, runs
 from mbnas.checkpoints import load_supernet, save_supernet
 from mbnas.data import Data
 from mbnas.evaluation import Scores, guard_stages, measure, recalibrate
@@ -12,9 +14,32 @@ from mbnas.networks import freeze
 from mbnas.objectives import supernet_objective
 from mbnas.randomness import derive, generator, seeded
 from mbnas.runs import RunFolder
+from mbnas.sameness import identity, require_same
 from mbnas.settings import Settings
 from mbnas.supernet import Supernet, extract
 from mbnas.training import fit
+
+
+def trained_before(run: RunFolder, settings: Settings, data: Data) -> Supernet:
+    """The supernet of another run, which ``settings`` would only train again.
+
+    Raises:
+        SettingsError: if it was trained with other settings.
+        DataError: if it is missing or corrupt, or was trained on other images.
+    """
+    runs.require_supernet(run)
+    what = f"the supernet of {str(run.path)!r} was trained"
+    do = "search it with those, or leave --supernet away to train another"
+    require_same(_deciding(run.settings()), _deciding(settings), what, do)
+    runs.require_data(run, settings, data.fingerprint())
+    return load_supernet(run.supernet_file)
+
+
+def _deciding(settings: Settings) -> dict[str, Any]:
+    """The settings that a supernet depends on."""
+    all_, parts = identity(settings), ("seed", "backbone", "choices", "data", "threat", "supernet")
+    recalibration = {"recalibration_images": all_["search"]["recalibration_images"]}
+    return {**{part: all_[part] for part in parts}, "search": recalibration}
 
 
 def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.device) -> Supernet:

@@ -134,17 +134,39 @@ def record_data(
     Raises:
         DataError: if the run was started on other images.
     """
-    written = manifest(settings, fingerprint)
     if folder.manifest_file.exists():
-        advice = "restore it, or delete it if the images are those that the run was started on"
-        if read_json(folder.manifest_file, "data", advice=advice)["data"] != written["data"]:
-            raise DataError(
-                f"the images are not those that {str(folder.manifest_file)!r} tells of; give the "
-                "original folder with --data, or start a new run"
-            )
+        require_data(folder, settings, fingerprint)
         return
     write_json(folder.split_file, {"seed": settings.seed, "validation": list(held_out)})
-    write_json(folder.manifest_file, written)
+    write_json(folder.manifest_file, manifest(settings, fingerprint))
+
+
+def require_data(folder: RunFolder, settings: Settings, fingerprint: str) -> None:
+    """Check that a run was started on these images.
+
+    Raises:
+        DataError: if it was not.
+    """
+    advice = "restore it, or delete it if the images are those that the run was started on"
+    known = read_json(folder.manifest_file, "data", advice=advice)["data"]
+    if known != manifest(settings, fingerprint)["data"]:
+        raise DataError(
+            f"the images are not those that {str(folder.manifest_file)!r} tells of; give the "
+            "original folder with --data, or start a new run"
+        )
+
+
+def require_supernet(folder: RunFolder) -> None:
+    """Check that a run came so far that it has its supernet.
+
+    Raises:
+        DataError: if it did not.
+    """
+    if not folder.supernet_file.exists():
+        raise DataError(
+            f"run {str(folder.path)!r} has no trained supernet; go on with "
+            f"`mbnas search --resume {shlex.quote(str(folder.path))}`"
+        )
 
 
 def manifest(settings: Settings, data_fingerprint: str) -> dict[str, Any]:

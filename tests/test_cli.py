@@ -91,7 +91,7 @@ def test_the_flags_are_frozen() -> None:
         for name, command in group.commands.items()
     } == {
         "search": "--space --budget --data --out --set --seed --workers --evaluations --executor "
-        "--address --retrain --resume --json",
+        "--address --retrain --supernet --resume --json",
         "profile": "--space --budget --assignment --set --json",
         "retrain": "run --candidate --start --data --set --json",
         "train": "--format --backbone --training --start --teacher --space --data --out --set "
@@ -528,6 +528,8 @@ def test_a_run_is_never_overwritten(mistake: Callable[..., str], run: Path) -> N
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     line = mistake(*SEARCH, "--budget", "1e9", "--out", str(run), code=2)
     assert f"mbnas search --resume {run}" in line
+    line = mistake("search", "--resume", str(run), "--supernet", str(run), code=2)
+    assert "leave --supernet away" in line
     line = mistake("search", "--resume", str(run), "--out", str(run.parent / "new"), code=2)
     assert "leave --out away" in line
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

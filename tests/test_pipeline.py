@@ -21,7 +21,7 @@ from mbnas.auditing import PLANS
 from mbnas.checkpoints import load_network, load_supernet
 from mbnas.data import Data
 from mbnas.errors import BudgetError, DataError, SettingsError
-from mbnas.files import alone_in, read_json
+from mbnas.files import alone_in, read_json, write_json
 from mbnas.images import Images
 from mbnas.pareto import most_useful
 from mbnas.pipeline import Outcome
@@ -62,6 +62,11 @@ def contents(folder: RunFolder) -> dict[str, bytes]:
         for path in sorted(folder.path.rglob("*"))
         if path.is_file() and path.name not in ("trials.jsonl", "pareto.html")
     }
+
+
+def records(folder: RunFolder) -> dict[str, bytes]:
+    """Every file of these but pages, which draw random names."""
+    return {name: each for name, each in contents(folder).items() if not name.endswith(".html")}
 
 
 def cost(assignment: Assignment) -> int:
@@ -367,6 +372,38 @@ def test_a_candidate_is_not_retrained_on_images_of_another_split(
     other = tiny(*CHANGES, "seed=1")
     with pytest.raises(SettingsError, match=r"\(seed: 0 -> 1\); leave them away"):
         pipeline.retrain_candidate(copied.path, metrics["id"], other)
+
+
+def test_a_supernet_is_searched_again_without_being_trained_again(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    """And gives what the whole run would have given."""
+    trained, executor = outcome.folder.path, Executor("inprocess")
+    settings = tiny(*CHANGES, f"search.budget={max(each.bops for each in outcome.trials) - 1}")
+    with mock.patch("mbnas.pretraining.fit", side_effect=AssertionError("trained again")):
+        again = pipeline.run_search(settings, tmp_path / "again", executor, trained)
+    whole = pipeline.run_search(settings, tmp_path / "whole", executor)
+    assert records(again.folder) == records(whole.folder)
+    assert again.trials != outcome.trials
+
+
+def test_no_supernet_of_other_settings_or_images_is_searched(
+    outcome: Outcome, copied: RunFolder, tmp_path: Path
+) -> None:
+    executor, new = Executor("inprocess"), tmp_path / "new"
+    for change in ("supernet.epochs=3", "seed=1", "threat.steps=1", "data.validation=30"):
+        with pytest.raises(SettingsError, match="leave --supernet away to train another"):
+            pipeline.run_search(tiny(*CHANGES, change), new, executor, copied.path)
+    manifest = read_json(copied.manifest_file)
+    write_json(copied.manifest_file, {**manifest, "data": {"name": "digits", "fingerprint": "?"}})
+    with pytest.raises(DataError, match="the images are not those that"):
+        pipeline.run_search(SETTINGS, new, executor, copied.path)
+    copied.supernet_file.unlink()
+    with pytest.raises(DataError, match="has no trained supernet"):
+        pipeline.run_search(SETTINGS, new, executor, copied.path)
+    with pytest.raises(DataError, match="is no run folder"):
+        pipeline.run_search(SETTINGS, new, executor, tmp_path)
+    assert not new.exists()
 
 
 def test_a_run_belongs_to_one_process_at_a_time(outcome: Outcome, copied: RunFolder) -> None:
