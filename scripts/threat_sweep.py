@@ -4,12 +4,14 @@
 
 A NETWORK is a folder of ``mbnas train``, candidates/<id> of a run, or a file of weights. Attacks go
 through the straight-through estimator, as in the paper; an image counts at an iterate if it is
-classified correctly there, and in the dotted lines if it was at every iterate up to there.
+classified correctly there, and in the dotted lines if it was at every iterate up to there. What an
+interrupted sweep has measured is kept in FOLDER; the same command goes on.
 """
 
 import argparse
 from dataclasses import astuple
-from itertools import cycle
+from functools import partial
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import plotly.graph_objects as go
 import torch
 
 from mbnas import Surrogate, freeze, load_network
-from mbnas.checkpoints import NETWORK_FILE, network_file
+from mbnas.auditing.ledger import Ledger
+from mbnas.checkpoints import NETWORK_FILE, digest, network_file
 from mbnas.devices import pick_device
 from mbnas.evaluation import Spread, correct_at_each_iterate
 from mbnas.files import write_text
+from mbnas.journal import Journal
 from mbnas.progress import bar
 from mbnas.randomness import generator
 
@@ -31,33 +35,37 @@ Milestone = dict[str, Any]
 COLOURS = px.colors.qualitative.Plotly
 
 
-def swept(path: Path, arguments: argparse.Namespace) -> pd.DataFrame:
+def swept(path: Path, arguments: argparse.Namespace, journal: Journal) -> pd.DataFrame:
     """One row for each step size, run and iterate; the random start is iterate 0."""
     network, _, settings = load_network(path)
     images = bench.test_images(path, settings, arguments.data, arguments.images)
     device = pick_device(settings.device)
     x, y = images.to(device).gather(slice(None))
     frozen = freeze(network.to(device))
-    rows = []
-    with bar(name_of(path), len(arguments.steps) * arguments.runs) as advance:
-        for step in arguments.steps:
-            threat = settings.threat.model_copy(
-                update={"eps": arguments.eps / 255, "step": step / 255}
-            )
-            for run in range(arguments.runs):
-                right = correct_at_each_iterate(
-                    lambda z: frozen(z, Surrogate.STE),
-                    x,
-                    y,
-                    threat,
-                    generator(run, "sweep", step),
-                    arguments.iterations,
-                )
-                at = right[1:].float().mean(dim=1).tolist()
-                up_to = right.cummin(dim=0).values[1:].float().mean(dim=1).tolist()
-                for iterate, (last, every) in enumerate(zip(at, up_to, strict=True)):
-                    rows.append((step, run, iterate, last, every))
-                advance("")
+
+    def curves(step: float, run: int) -> list[float]:
+        """At each iterate, then at every one up to it."""
+        right = correct_at_each_iterate(
+            lambda z: frozen(z, Surrogate.STE),
+            x,
+            y,
+            settings.threat.model_copy(update={"eps": arguments.eps / 255, "step": step / 255}),
+            generator(run, "sweep", step),
+            arguments.iterations,
+        )
+        masks = torch.cat([right[1:], right.cummin(dim=0).values[1:]])
+        found: list[float] = masks.float().mean(dim=1).tolist()
+        return found
+
+    asked = {each: getattr(arguments, each) for each in ("eps", "iterations", "images")}
+    total, rows = len(arguments.steps) * arguments.runs, []
+    with bar(name_of(path), total + 1, len(journal.read())) as advance:
+        ledger = Ledger(journal, {"network": digest(path), **asked}, advance)
+        for step, run in product(arguments.steps, range(arguments.runs)):
+            both = ledger.numbers(f"step {step:g}, run {run}", partial(curves, step, run))
+            at, up_to = both[: len(both) // 2], both[len(both) // 2 :]
+            for iterate, (last, every) in enumerate(zip(at, up_to, strict=True)):
+                rows.append((step, run, iterate, last, every))
     return pd.DataFrame(rows, columns=["step", "run", "iterate", "last", "every"])
 
 
@@ -125,11 +133,13 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Milestone]] = {}
     for path, name in zip(arguments.networks, names, strict=True):
-        table = swept(path, arguments)
         target = arguments.out / f"threat-sweep-{name}"
+        journal = Journal(Path(f"{target}.jsonl"))
+        table = swept(path, arguments, journal)
         table.to_csv(f"{target}.csv", index=False, float_format="%.5g")
         page = picture(table, f"{name}, eps {arguments.eps:g}/255").to_html()
         write_text(Path(f"{target}.html"), page)
+        journal.remove()
         print(f"{target}.csv and .html")
         found[name] = milestones(table)
     measured = {

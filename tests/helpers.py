@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mbnas import config
+from mbnas import data as datasets
 from mbnas.assignment import Assignment
+from mbnas.checkpoints import NETWORK_FILE, save_network
+from mbnas.formats import Format
 from mbnas.images import Images
+from mbnas.networks import build_network
 from mbnas.normalisation import Standard
 from mbnas.randomness import generator, seeded
 from mbnas.search.problem import Trial
@@ -110,3 +114,14 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     """Whether two modules hold the same tensors, bit for bit."""
     left, right = one.state_dict(), other.state_dict()
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def saved(folder: Path, text: str, images: Images | None = None) -> Path:
+    """A candidate's folder with random weights, for digits unless other images are given."""
+    settings = tiny()
+    folder.mkdir(parents=True)
+    format_ = Format.parse(text, settings.space.layers)
+    network = scrambled(lambda: build_network(settings.table, format_))
+    digits = datasets.load(settings.data, settings.seed).test
+    save_network(folder / NETWORK_FILE, network, format_, settings, images or digits)
+    return folder

@@ -416,13 +416,13 @@ def test_a_source_that_is_wrong_already_still_gives_images_to_transfer(
 
 def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
     audited(honest(), tmp_path)
-    with pytest.raises(DataError, match="left by an audit of another network, with other images"):
+    with pytest.raises(DataError, match="begun of another network, with other images"):
         audited(Saturated(), tmp_path)
 
 
 def test_an_audit_does_not_go_on_with_another_network_for_transfer(tmp_path: Path) -> None:
     audited(honest(), tmp_path, sources={"twin": honest()})
-    with pytest.raises(DataError, match="left by an audit of another network, with other images"):
+    with pytest.raises(DataError, match="begun of another network, with other images"):
         audited(honest(), tmp_path, sources={"twin": Saturated()})
 
 

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from helpers import noise, scrambled, tiny
+from helpers import noise, saved, scrambled, tiny
 
 from mbnas import data as datasets
 from mbnas import inspection
@@ -28,16 +28,6 @@ from mbnas.settings import Effort
 
 SETTINGS = tiny()
 QUICK = PLANS[Effort.QUICK]
-
-
-def saved(folder: Path, text: str, images: Images | None = None) -> Path:
-    """A candidate's folder with random weights, for digits unless other images are given."""
-    folder.mkdir(parents=True)
-    format_ = Format.parse(text, SETTINGS.space.layers)
-    network = scrambled(lambda: build_network(SETTINGS.table, format_))
-    digits = datasets.load(SETTINGS.data, SETTINGS.seed).test
-    save_network(folder / NETWORK_FILE, network, format_, SETTINGS, images or digits)
-    return folder
 
 
 def test_an_audit_leaves_its_record_and_page_and_tries_the_siblings(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from helpers import ROOT, TINY, tiny
+from helpers import ROOT, TINY, saved, tiny
 from PIL import Image
 from scipy.stats import kendalltau
 
@@ -27,6 +27,7 @@ import mbnas
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.auditing import PLANS
 from mbnas.bops import bops
+from mbnas.evaluation import correct_at_each_iterate
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family
 from mbnas.layers import convolution
@@ -185,6 +186,40 @@ def test_a_file_in_the_place_of_a_folder_is_named(
     monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *options])
     with pytest.raises(SystemExit, match=rf"cannot write {re.escape(str(work))}.*another folder"):
         script.bench.run(script.main)
+
+
+@pytest.mark.parametrize("script", ["threat_sweep"], indirect=True)
+def test_a_sweep_goes_on_where_it_stopped(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[object] = []
+    monkeypatch.setattr(script.bench, "keep", lambda *told: kept.append(told))
+    network = saved(tmp_path / "one", "mbn2x2")
+    short = ["--iterations", "3", "--runs", "2", "--images", "8", "--steps", "1", "2"]
+
+    def sweep(out: Path, breaks_off_at: int | None = None) -> int:
+        measure = mock.Mock(wraps=correct_at_each_iterate)
+        calls = iter(range(1, breaks_off_at or 100))
+
+        def measured(*given: object) -> torch.Tensor:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return measure(*given)
+
+        monkeypatch.setattr(script, "correct_at_each_iterate", measured)
+        words = ["threat_sweep.py", str(network), "--out", str(out), *short]
+        monkeypatch.setattr(sys, "argv", words)
+        script.main()
+        return measure.call_count
+
+    assert sweep(tmp_path / "whole") == 4
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "stopped", breaks_off_at=4)
+    assert sweep(tmp_path / "stopped") == 1
+    assert kept[0] == kept[1]
+    whole, stopped = (tmp_path / each / "threat-sweep-one.csv" for each in ("whole", "stopped"))
+    assert whole.read_text() == stopped.read_text()
+    assert {each.suffix for each in whole.parent.iterdir()} == {".csv", ".html"}
 
 
 @pytest.mark.parametrize("script", ["threat_sweep"], indirect=True)

@@ -1,4 +1,4 @@
-"""Results of an audit by name, each on disk before the next one is measured."""
+"""Results by name, each on disk before the next one is measured."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Ledger:
         self.results = {record["name"]: record["result"] for record in records}
         if self._once("origin", lambda: self.origin) != self.origin:
             raise DataError(
-                f"{str(self.journal.path)!r} was left by an audit of another network, with other "
-                "images, settings or networks to transfer from; go on with those, or delete it to "
-                "begin anew"
+                f"{str(self.journal.path)!r} was begun of another network, with other images, "
+                "settings or networks to transfer from; go on with those, or delete it to begin "
+                "anew"
             )
 
     def number(self, name: str, measure: Callable[[], float]) -> float:
