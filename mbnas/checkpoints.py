@@ -52,11 +52,21 @@ def load_supernet(path: Path) -> Supernet:
     Raises:
         DataError: if the file is missing, truncated, or holds something else.
     """
-    settings, _ = _describe(path)
+    settings = supernet_settings(path)
     with torch.device("meta"):
         supernet = Supernet(settings.table, settings.space)
     _fill(path, supernet)
     return supernet
+
+
+def supernet_settings(path: Path) -> Settings:
+    """What a supernet was trained with.
+
+    Raises:
+        DataError: if the file is missing, truncated, or holds something else.
+    """
+    settings, _ = _describe(path)
+    return settings
 
 
 def save_network(

@@ -67,7 +67,7 @@ def main() -> None:
         known = [word for word in sys.argv[1:2] if word in commands]
         _fail(f"{reason}; see {' '.join(['mbnas', *known, '--help'])}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        _fail("interrupted; the same command goes on with what was finished", 130)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -129,12 +129,12 @@ def search(
         if supernet is not None:
             raise SettingsError("--resume goes on with its own supernet; leave --supernet away")
     else:
-        settings = config.load(_required(space), changes)
+        known = supernet and runs.reopen(supernet).settings_file
+        settings = config.load(_required(space or known), changes)
         pipeline.check_budget(settings)
         folder = out or Path(f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}")
     device = pick_device(settings.device)
     scoring = Executor(executor, workers or default_workers(executor, device), address)
-    _say(f"run folder: {folder}")
     try:
         if resume is not None:
             outcome = pipeline.resume_search(folder, settings, scoring)
@@ -287,10 +287,7 @@ def train(
     short = format_ if len(format_) < 32 else Format.parse(format_, settings.space.layers).id
     words = (settings.name, short, settings.retraining.training, f"seed{settings.seed}")
     folder = out or Path("runs") / "-".join(words)
-    try:
-        metrics = pipeline.train_network(settings, format_, folder)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+    metrics = pipeline.train_network(settings, format_, folder)
     if as_json:
         _print_json(metrics)
         return
@@ -335,10 +332,7 @@ def audit(
     Attack a network with everything there is and say how far its robustness can be trusted.
     """
     changes = _changes(overrides, {"data.root": data})
-    try:
-        found = inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped", 130)
+    found = inspection.audit_checkpoint(checkpoint, effort, changes, transfer or ())
     if as_json:
         _print_json(found)
         return

@@ -50,8 +50,9 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        twice = [key for key, _ in node.value if names.count(key.value) > 1]
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        names = [key.value for key in keys]
+        twice = [key for key in keys if names.count(key.value) > 1]
         if twice:
             message = f"key {twice[-1].value!r} is given twice"
             raise yaml.constructor.ConstructorError(None, None, message, twice[-1].start_mark)
@@ -69,8 +70,9 @@ def _override(tree: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise SettingsError(f"--set {override!r} is not of the form key.path=value")
     try:
         value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise SettingsError(f"--set {override!r}: {text!r} is not a YAML value") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = getattr(error, "problem", error)
+        raise SettingsError(f"--set {override!r}: {text!r} is not a YAML value: {reason}") from None
     return _replaced(tree, path.strip().split("."), value)
 
 

@@ -85,10 +85,13 @@ def run_search(
     _require_equal_parts(settings, data)
     other = None if supernet_of is None else runs.reopen(supernet_of)
     known = None if other is None else trained_before(other, settings, data)
-    folder = parallel.led(lambda: runs.create(out, settings))
-    with parallel.alone_in(out):
+
+    def begin(folder: RunFolder) -> None:
         if known is not None:
-            parallel.led(lambda: save_supernet(folder.supernet_file, known, settings))
+            save_supernet(folder.supernet_file, known, settings)
+
+    folder = parallel.led(lambda: runs.create(out, settings, begin))
+    with parallel.alone_in(out):
         return _all_stages(folder, settings, data, executor)
 
 
@@ -202,6 +205,7 @@ def _require_equal_parts(settings: Settings, data: Data) -> None:
 
 
 def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Executor) -> Outcome:
+    log.info("run folder: %s", folder.path)
     fingerprint = data.fingerprint()
     parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
     device = pick_device(settings.device)

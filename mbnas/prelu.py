@@ -2,7 +2,7 @@
 
     dL/dx = dL/dy (1 if x > 0 else a),    dL/da = sum dL/dy min(x, 0)
 
-(He et al. 2015, Eq. 1 and 8), each as one pass over memory on a CPU.
+(He et al. 2015, Eq. 1-3), each as one pass over memory on a CPU.
 """
 
 from __future__ import annotations

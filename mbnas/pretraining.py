@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import torch
 
 from mbnas import parallel, runs
-from mbnas.checkpoints import load_supernet, save_supernet
+from mbnas.checkpoints import load_supernet, save_supernet, supernet_settings
 from mbnas.data import Data
 from mbnas.evaluation import Scores, guard_stages, measure, recalibrate
 from mbnas.networks import freeze
 from mbnas.objectives import supernet_objective
 from mbnas.randomness import derive, generator, seeded
 from mbnas.runs import RunFolder
-from mbnas.sameness import identity, require_same
-from mbnas.settings import Settings
+from mbnas.sameness import require_same
+from mbnas.settings import DataSettings, Settings
 from mbnas.supernet import Supernet, extract
 from mbnas.training import fit
 
@@ -28,18 +29,30 @@ def trained_before(run: RunFolder, settings: Settings, data: Data) -> Supernet:
         DataError: if it is missing or corrupt, or was trained on other images.
     """
     runs.require_supernet(run)
-    what = f"the supernet of {str(run.path)!r} was trained"
-    do = "search it with those, or leave --supernet away to train another"
-    require_same(_deciding(run.settings()), _deciding(settings), what, do)
-    runs.require_data(run, settings, data.fingerprint())
+    supernet = _trained_so(run, settings, "search it with those, or leave --supernet away")
+    anew = f"delete it and let `mbnas search --resume {shlex.quote(str(run.path))}` write it anew"
+    runs.require_data(run, settings, data.fingerprint(), anew)
+    return supernet
+
+
+def _trained_so(run: RunFolder, settings: Settings, do: str) -> Supernet:
+    """The supernet of a run, which says itself how it was trained."""
+    trained = supernet_settings(run.supernet_file)
+    what = f"the supernet {str(run.supernet_file)!r} was trained"
+    require_same(_deciding(trained), _deciding(settings), what, do)
     return load_supernet(run.supernet_file)
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:
     """The settings that a supernet depends on."""
-    all_, parts = identity(settings), ("seed", "backbone", "choices", "data", "threat", "supernet")
-    recalibration = {"recalibration_images": all_["search"]["recalibration_images"]}
-    return {**{part: all_[part] for part in parts}, "search": recalibration}
+    decisive: dict[str, Any] = {
+        **dict.fromkeys(("seed", "backbone", "choices", "supernet"), True),
+        "data": set(DataSettings.model_fields) - {"root"},
+        "threat": {"eps", "step", "surrogate"},  # in FastAT and in the guard
+        "search": {"recalibration_images"},
+    }
+    deciding: dict[str, Any] = settings.model_dump(mode="json", include=decisive)
+    return deciding
 
 
 def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.device) -> Supernet:
@@ -50,7 +63,8 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
     """
     if folder.supernet_file.exists():
         folder.supernet_training.unlink(missing_ok=True)  # if killed before that
-        return load_supernet(folder.supernet_file).to(device)
+        do = "restore that of this run, or move it away to train it anew"
+        return _trained_so(folder, settings, do).to(device)
     recipe, seed = settings.supernet, derive(settings.seed, "supernet")
     with seeded(seed, "initial weights"):
         supernet = Supernet(settings.table, settings.space)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,13 @@ def require_new(path: Path) -> None:
         raise SettingsError(f"{str(path)!r} is there already and not empty; choose another --out")
 
 
-def create(path: Path, settings: Settings) -> RunFolder:
+def create(
+    path: Path, settings: Settings, begin: Callable[[RunFolder], object] = lambda _: None
+) -> RunFolder:
     """A new run folder.
+
+    Args:
+        begin: puts into it what it has from the start; it is a run as soon as that is there.
 
     Raises:
         SettingsError: if something is there already.
@@ -103,6 +108,7 @@ def create(path: Path, settings: Settings) -> RunFolder:
     folder = RunFolder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        begin(folder)
         write_text(folder.settings_file, config.dump(settings))
     except OSError as error:
         raise DataError(
@@ -135,19 +141,23 @@ def record_data(
         DataError: if the run was started on other images.
     """
     if folder.manifest_file.exists():
-        require_data(folder, settings, fingerprint)
+        anew = "delete it if the images are those that the run was started on"
+        require_data(folder, settings, fingerprint, anew)
         return
     write_json(folder.split_file, {"seed": settings.seed, "validation": list(held_out)})
     write_json(folder.manifest_file, manifest(settings, fingerprint))
 
 
-def require_data(folder: RunFolder, settings: Settings, fingerprint: str) -> None:
+def require_data(folder: RunFolder, settings: Settings, fingerprint: str, anew: str) -> None:
     """Check that a run was started on these images.
 
+    Args:
+        anew: what to do if its manifest cannot be restored, for the message.
+
     Raises:
-        DataError: if it was not.
+        DataError: if it was not, or its manifest is missing or corrupt.
     """
-    advice = "restore it, or delete it if the images are those that the run was started on"
+    advice = f"restore it, or {anew}"
     known = read_json(folder.manifest_file, "data", advice=advice)["data"]
     if known != manifest(settings, fingerprint)["data"]:
         raise DataError(

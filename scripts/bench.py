@@ -116,7 +116,7 @@ def run(main: Callable[[], object]) -> None:
             raise
         sys.exit(f"cannot write {error.filename}: {error.strerror}; name another folder")
     except KeyboardInterrupt:
-        print("interrupted; what is finished in a --work folder is kept there", file=sys.stderr)
+        print("interrupted; a script that keeps what is finished goes on with it", file=sys.stderr)
         sys.exit(130)
 
 

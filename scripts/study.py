@@ -94,10 +94,9 @@ def fresh(settings: Settings, data: Data, format_: str, seed: int) -> Network:
 def train_to_the_end(
     network: Network, objective: Objective, settings: Settings, data: Data, seed: int, target: Path
 ) -> None:
-    """Train in place by the recipe of retraining; interrupted, ``target`` lets it go on.
+    """Train in place by the recipe of retraining; interrupted, the file ``target`` lets it go on.
 
-    To be removed once what comes of the network is on disk.
-
+    That is to be removed once what comes of the network is on disk.
 
     The network is that of the last epoch: choosing the best would hide a collapse.
     """

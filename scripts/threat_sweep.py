@@ -22,12 +22,12 @@ import plotly.graph_objects as go
 import torch
 
 from mbnas import Surrogate, freeze, load_network
-from mbnas.auditing.ledger import Ledger
 from mbnas.checkpoints import NETWORK_FILE, digest, network_file
 from mbnas.devices import pick_device
 from mbnas.evaluation import Spread, correct_at_each_iterate
 from mbnas.files import write_text
 from mbnas.journal import Journal
+from mbnas.ledger import Ledger
 from mbnas.progress import bar
 from mbnas.randomness import generator
 
@@ -58,9 +58,10 @@ def swept(path: Path, arguments: argparse.Namespace, journal: Journal) -> pd.Dat
         return found
 
     asked = {each: getattr(arguments, each) for each in ("eps", "iterations", "images")}
+    origin = {"network": digest(path), **asked}
     total, rows = len(arguments.steps) * arguments.runs, []
     with bar(name_of(path), total + 1, len(journal.read())) as advance:
-        ledger = Ledger(journal, {"network": digest(path), **asked}, advance)
+        ledger = Ledger(journal, origin, advance)
         for step, run in product(arguments.steps, range(arguments.runs)):
             both = ledger.numbers(f"step {step:g}, run {run}", partial(curves, step, run))
             at, up_to = both[: len(both) // 2], both[len(both) // 2 :]
@@ -131,15 +132,14 @@ def main() -> None:
     if len(set(names)) < len(names):
         parser.error(f"results are named like networks, which are not all different: {names}")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    targets = {name: arguments.out / f"threat-sweep-{name}" for name in names}
+    journals = {name: Journal(Path(f"{target}.jsonl")) for name, target in targets.items()}
     found: dict[str, list[Milestone]] = {}
     for path, name in zip(arguments.networks, names, strict=True):
-        target = arguments.out / f"threat-sweep-{name}"
-        journal = Journal(Path(f"{target}.jsonl"))
-        table = swept(path, arguments, journal)
+        target, table = targets[name], swept(path, arguments, journals[name])
         table.to_csv(f"{target}.csv", index=False, float_format="%.5g")
         page = picture(table, f"{name}, eps {arguments.eps:g}/255").to_html()
         write_text(Path(f"{target}.html"), page)
-        journal.remove()
         print(f"{target}.csv and .html")
         found[name] = milestones(table)
     measured = {
@@ -149,6 +149,8 @@ def main() -> None:
         "networks": found,
     }
     print(bench.keep(f"sweep-{arguments.name}", measured))
+    for journal in journals.values():
+        journal.remove()
 
 
 if __name__ == "__main__":

@@ -1,20 +1,23 @@
 """Audits of networks that are honest, and of networks that hide their gradients."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import README
 from rich.console import Console
 from torch import Tensor, nn
 from victims import grey, masked
 
-from mbnas import backbones
+from mbnas import backbones, losses
 from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, page, withstanding
 from mbnas.auditing.case import LOSSES, Case
@@ -28,13 +31,13 @@ from mbnas.auditing.evidence import (
     _attacks,
     gather,
 )
-from mbnas.auditing.ledger import Ledger
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import another
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.journal import Journal
+from mbnas.ledger import Ledger
 from mbnas.networks import Network, build_network, multibit
 from mbnas.objectives import network_objective
 from mbnas.randomness import seeded
@@ -319,6 +322,14 @@ def test_verdicts_change_at_their_thresholds(
     assert {points: verdict(points) for points in verdicts} == verdicts
 
 
+def test_the_gap_is_that_of_the_shortest_attack_of_the_paper_at_its_last_iterate() -> None:
+    runs = {20: of_100(68)[None], 50: of_100(60)[None]}
+    every = dict.fromkeys(runs, of_100(60)[None])
+    gap, *_ = judge(replace(sound(), last=runs, every=every))
+    assert (gap.figure, gap.verdict) == ("8.0 pp", Verdict.WARN)
+    assert gap.explanation.startswith("PGD-20 ")
+
+
 def test_sound_evidence_passes_every_check() -> None:
     checks = judge(sound())
     assert len({check.name for check in checks}) == len(checks) == 12
@@ -416,14 +427,36 @@ def test_a_source_that_is_wrong_already_still_gives_images_to_transfer(
 
 def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
     audited(honest(), tmp_path)
-    with pytest.raises(DataError, match="begun of another network, with other images"):
+    with pytest.raises(DataError, match=r"begun with another network \(by its first logits\); go"):
         audited(Saturated(), tmp_path)
 
 
 def test_an_audit_does_not_go_on_with_another_network_for_transfer(tmp_path: Path) -> None:
     audited(honest(), tmp_path, sources={"twin": honest()})
-    with pytest.raises(DataError, match="begun of another network, with other images"):
+    with pytest.raises(DataError, match="begun with another set of sources; go on with that"):
         audited(honest(), tmp_path, sources={"twin": Saturated()})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"threat": THREAT.model_copy(update={"eps": 0.2})}, "threat"),
+        ({"seed": 1}, "seed"),
+        ({"plan": replace(PLAN, noises=PLAN.noises + 1)}, "plan"),
+        ({"images": IMAGES.first(9)}, "number of images"),
+        ({"seed": 1, "images": IMAGES.first(9)}, "seed and number of images"),
+    ],
+)
+def test_an_audit_does_not_go_on_with_anything_else(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    asked = {"images": IMAGES, "threat": THREAT, "plan": PLAN, "seed": 0}
+    journal, network = Journal(tmp_path / "journal"), honest()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Case, "natural", mock.Mock(side_effect=KeyboardInterrupt))
+        audit(network, journal=journal, **asked)
+    with pytest.raises(DataError, match=f"was begun with another {named}; go on with that"):
+        audit(network, journal=journal, **asked | change)
 
 
 def test_nothing_is_attacked_where_nothing_stands() -> None:
@@ -502,6 +535,76 @@ def test_pgd_of_the_paper_counts_both_iterates() -> None:
     last, every = replace(hidden(Surrogate.TANH, Surrogate.TANH), images=bright).by_the_paper(10, 0)
     assert last.all()
     assert every.tolist() == [True] * 8 + [False] * 4
+
+
+def test_each_run_of_the_paper_and_each_seed_starts_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starts = set()
+
+    def attacked(_: object, __: object, ___: object, rng: torch.Generator, ____: int) -> Tensor:
+        starts.add(float(torch.rand(1, generator=rng)))
+        return torch.ones(2, 8)
+
+    monkeypatch.setattr("mbnas.auditing.case.at_last_and_every", attacked)
+    for seed, steps, run in product((0, 1), (20, 50), (1, 2)):
+        replace(hidden(Surrogate.TANH, Surrogate.TANH), seed=seed).by_the_paper(steps, run)
+    assert len(starts) == 8
+
+
+def test_noise_is_drawn_anew_within_eps_and_each_draw_counts() -> None:
+    seen: list[Tensor] = []
+    wrong = {0: 3, 2: 0}  # call: the image that is wrong then
+
+    def model(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        logits = torch.tensor([[1.0, 0.0]]).repeat(len(x), 1)
+        if len(seen) in wrong:
+            logits[wrong[len(seen)]] *= -1
+        seen.append(x)
+        return logits
+
+    left = Case(model, GREY, THREAT, 0).noise(3, torch.ones(8, dtype=torch.bool))
+    assert left.tolist() == [False, True, True, False, True, True, True, True]
+    x, _ = GREY.gather(slice(1, 3))
+    moved = [(each[1:3] - x).abs().max().item() for each in seen]
+    assert all(0.95 * THREAT.eps < each <= THREAT.eps + 1e-6 for each in moved)
+    assert not torch.equal(seen[0][:3], seen[1][:3])
+
+
+def test_a_gradient_at_a_single_pixel_is_a_gradient() -> None:
+    def corner(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        return torch.stack((x[:, 0, 0, 0], -x[:, 0, 0, 0]), dim=1)
+
+    assert Case(corner, GREY, THREAT, 0).zero_gradients(Surrogate.STE) == 0
+
+
+def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def pgd(_: object, x: Tensor, __: Tensor, *, steps: int, **___: object) -> Tensor:
+        made.append(steps)
+        return x
+
+    monkeypatch.setattr("mbnas.auditing.case.pgd", pgd)
+    x, y = GREY.gather(slice(None))
+    case, plan = hidden(Surrogate.TANH, Surrogate.TANH), replace(SHORT, sweep=3, doublings=2)
+    for name, (attack, model) in _attacks(case, plan, {}, ("margin", Surrogate.TANH)).items():
+        if name.startswith(DOUBLED):
+            attack(model, x, y)
+    assert made == [6] * 2 + [12] * 4
+
+
+def test_attacks_are_as_long_as_the_plan_says_and_on_their_losses() -> None:
+    case, plan = (
+        hidden(Surrogate.TANH, Surrogate.TANH),
+        replace(SHORT, apgd=7, targets=3, queries=9),
+    )
+    found = _attacks(case, plan, {}, ("margin", Surrogate.TANH))
+    asked = {name: attack.keywords for name, (attack, _) in found.items()}
+    for name, loss in (("APGD-CE", losses.cross_entropy), ("APGD-DLR", losses.logit_ratio)):
+        assert (asked[name]["steps"], asked[name]["loss"]) == (7, loss)
+    assert (asked["APGD-T"]["steps"], asked["APGD-T"]["targets"]) == (7, 3)
+    assert asked["Square, 9 queries"]["queries"] == 9
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -585,6 +688,30 @@ def test_autoattack_is_left_out_aloud_where_it_is_not_installed(
 
 
 # Pages
+
+
+def test_the_record_tells_attacks_apart_and_takes_the_worst_of_all_runs() -> None:
+    runs = {20: torch.stack((of_100(60), torch.arange(100) >= 10))}
+    found = replace(
+        sound(), scored=of_100(70), swept=of_100(65), noise=of_100(80), last=runs, every=runs
+    )
+    told = page.record(Audit(THREAT, 0, PLAN, found, judge(found)))
+    assert told["paper"]["PGD-20"]["per-image worst of all runs"] == 0.5
+    assert (told["search_attack"], told["noise"]) == (0.7, 0.8)
+
+
+def test_the_readme_tells_how_many_queries_square_has() -> None:
+    (told,) = re.findall(r"([\d,]+) in a quick audit, ([\d,]+) in a standard", README.read_text())
+    asked = [PLANS[each].queries for each in (Effort.QUICK, Effort.STANDARD)]
+    assert [int(each.replace(",", "")) for each in told] == asked
+
+
+def test_the_curve_over_eps_begins_with_natural_accuracy(of_honest: Audit) -> None:
+    found = of_honest.evidence
+    few = found.natural[: PLAN.curve_images], found.scored[: PLAN.curve_images]
+    natural, robust = (each.float().mean().item() for each in few)
+    assert found.radii[0.0] == pytest.approx(natural)
+    assert natural > robust
 
 
 def test_the_record_survives_json(of_honest: Audit) -> None:

@@ -187,6 +187,16 @@ def test_flags_are_short_for_settings(run: Path, capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)["retrained"] == []
 
 
+def test_a_supernet_is_searched_again_by_the_settings_of_its_run(
+    finished: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    again = ("search", "--supernet", str(finished), "--budget", "100000", *INPROCESS)
+    assert call(*again, "--out", str(tmp_path / "run")) == 0
+    assert "supernet epoch" not in capsys.readouterr().err
+    settings = runs.RunFolder(tmp_path / "run").settings()
+    assert settings == tiny("search.budget=100000")
+
+
 def test_digits_are_in_no_folder(mistake: Callable[..., str]) -> None:
     line = mistake(*SEARCH, "--budget", "1.2e5", "--data", "~/x: y", code=3)
     assert "digits come with scikit-learn, not from '~/x: y'; leave away --data" in line

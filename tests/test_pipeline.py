@@ -1,5 +1,6 @@
 """What must hold of a whole run, whatever it finds."""
 
+import errno
 import json
 import re
 import shutil
@@ -387,16 +388,29 @@ def test_a_supernet_is_searched_again_without_being_trained_again(
     assert again.trials != outcome.trials
 
 
+def test_there_is_no_run_before_it_has_the_supernet_it_is_to_search(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    executor, out = Executor("inprocess"), tmp_path / "run"
+    full = OSError(errno.ENOSPC, "full")
+    with mock.patch("mbnas.pipeline.save_supernet", side_effect=full), pytest.raises(DataError):
+        pipeline.run_search(SETTINGS, out, executor, outcome.folder.path)
+    runs.require_new(out)  # the same command may be given again
+
+
 def test_no_supernet_of_other_settings_or_images_is_searched(
     outcome: Outcome, copied: RunFolder, tmp_path: Path
 ) -> None:
     executor, new = Executor("inprocess"), tmp_path / "new"
-    for change in ("supernet.epochs=3", "seed=1", "threat.steps=1", "data.validation=30"):
-        with pytest.raises(SettingsError, match="leave --supernet away to train another"):
+    for change in ("supernet.epochs=3", "seed=1", "threat.eps=0.2", "data.validation=30"):
+        with pytest.raises(SettingsError, match="search it with those, or leave --supernet away"):
             pipeline.run_search(tiny(*CHANGES, change), new, executor, copied.path)
     manifest = read_json(copied.manifest_file)
     write_json(copied.manifest_file, {**manifest, "data": {"name": "digits", "fingerprint": "?"}})
     with pytest.raises(DataError, match="the images are not those that"):
+        pipeline.run_search(SETTINGS, new, executor, copied.path)
+    copied.manifest_file.unlink()
+    with pytest.raises(DataError, match=r"let `mbnas search --resume .* write it anew"):
         pipeline.run_search(SETTINGS, new, executor, copied.path)
     copied.supernet_file.unlink()
     with pytest.raises(DataError, match="has no trained supernet"):

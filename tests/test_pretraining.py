@@ -9,12 +9,13 @@ from helpers import noise, same, tiny
 
 from mbnas import pretraining
 from mbnas.data import Data
+from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores, Stage, guard_stages, recalibrate
 from mbnas.images import Images
 from mbnas.networks import Network, freeze
 from mbnas.pretraining import pretrained
 from mbnas.runs import RunFolder
-from mbnas.settings import Threat
+from mbnas.settings import Settings, Threat
 from mbnas.supernet import Supernet, extract
 
 CPU = torch.device("cpu")
@@ -48,8 +49,9 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Judged]:
     return seen
 
 
-def untrained(folder: Path) -> Supernet:
-    return pretrained(RunFolder(folder), SETTINGS, DATA, CPU)
+def untrained(folder: Path, settings: Settings = SETTINGS) -> Supernet:
+    folder.mkdir(exist_ok=True)
+    return pretrained(RunFolder(folder), settings, DATA, CPU)
 
 
 def test_epochs_are_judged_by_the_guard_on_validation_images(
@@ -69,6 +71,22 @@ def test_epochs_are_judged_by_the_largest_sub_network_with_statistics_of_its_own
     recalibrate(largest, DATA.train.first(SETTINGS.search.recalibration_images))
     ((network, *_),) = judged
     assert same(network, largest)
+
+
+@pytest.mark.usefixtures("judged")
+def test_each_seed_begins_with_weights_of_its_own(tmp_path: Path) -> None:
+    one, again = untrained(tmp_path / "one"), untrained(tmp_path / "again")
+    other = untrained(tmp_path / "other", tiny("seed=1"))
+    assert torch.equal(one.stem.weight, again.stem.weight)
+    assert not torch.equal(one.stem.weight, other.stem.weight)
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_supernet_of_another_training_is_not_taken_for_that_of_the_run(tmp_path: Path) -> None:
+    untrained(tmp_path)
+    with pytest.raises(SettingsError, match=r"supernet\.epochs: 2 -> 3\); restore that of this"):
+        untrained(tmp_path, tiny("supernet.epochs=3"))
+    untrained(tmp_path, tiny("threat.steps=9", "search.evaluations=9"))  # which it is not of
 
 
 @pytest.mark.usefixtures("judged")

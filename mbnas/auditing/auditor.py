@@ -15,10 +15,10 @@ from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
-from mbnas.auditing.ledger import Ledger
 from mbnas.evaluation import Steered, another, require_sound
 from mbnas.images import Images
 from mbnas.journal import Journal
+from mbnas.ledger import Ledger
 from mbnas.progress import bar, log
 from mbnas.settings import Surrogate, Threat
 
@@ -77,9 +77,9 @@ def audit(
         "threat": threat.model_dump(mode="json"),
         "plan": plan.record(),
         "seed": seed,
-        "sources": {name: print_of(each) for name, each in sorted(others.items())},
-        "images": len(images),
-        "logits of the first": print_of(network),
+        "set of sources": {name: print_of(each) for name, each in sorted(others.items())},
+        "number of images": len(images),
+        "network (by its first logits)": print_of(network),
     }
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))

@@ -14,8 +14,8 @@ from mbnas.attacks import Attack, Model, apgd, apgd_targeted, restarted, square
 from mbnas.auditing import autoattack
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.efforts import Plan
-from mbnas.auditing.ledger import Ledger
 from mbnas.evaluation import Steered, another, through
+from mbnas.ledger import Ledger
 from mbnas.settings import Surrogate
 
 RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows

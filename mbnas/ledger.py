@@ -33,11 +33,12 @@ class Ledger:
     def __post_init__(self) -> None:
         records = self.journal.read("name", "result")
         self.results = {record["name"]: record["result"] for record in records}
-        if self._once("origin", lambda: self.origin) != self.origin:
+        known = self._once("origin", lambda: self.origin)
+        others = [key for key, value in self.origin.items() if known.get(key) != value]
+        if others:
             raise DataError(
-                f"{str(self.journal.path)!r} was begun of another network, with other images, "
-                "settings or networks to transfer from; go on with those, or delete it to begin "
-                "anew"
+                f"{str(self.journal.path)!r} was begun with another {' and '.join(others)}; go on "
+                "with that, or delete it to begin anew"
             )
 
     def number(self, name: str, measure: Callable[[], float]) -> float:
