@@ -1,5 +1,7 @@
 """APGD against models whose worst case is known, and against the published schedule."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,8 +10,8 @@ from torch import Tensor
 from victims import batch, certain, counting, linear, seeded, uphill
 
 from mbnas import losses
-from mbnas.attacks import apgd, apgd_targeted, broken, pgd, uniform_start
-from mbnas.attacks.apgd import _Ascent, _review, checkpoints
+from mbnas.attacks import Model, apgd, apgd_targeted, broken, pgd, uniform_start
+from mbnas.attacks.apgd import _Ascent, _record, _review, checkpoints
 
 
 @given(
@@ -147,6 +149,8 @@ def test_moves_are_those_of_the_paper() -> None:
         return torch.stack((9 - height, torch.zeros_like(height)), dim=1)
 
     apgd(wavy, x, y, eps=eps, steps=100, generator=seeded(), loss=losses.margin)
+    whole = seen[0] + 2 * eps * (40 * seen[0]).cos().sign()  # the first has no momentum
+    torch.testing.assert_close(seen[1], whole.clamp(0.5 - eps, 0.5 + eps))
     past = torch.stack(seen[:23])
     best = past.gather(0, (40 * past).sin().argmax(0, keepdim=True))[0]
     for k, (before, at, after) in enumerate(zip(seen, seen[1:], seen[2:24], strict=False), 1):
@@ -154,6 +158,38 @@ def test_moves_are_those_of_the_paper() -> None:
         z = (here + step * (40 * here).cos().sign()).clamp(0.5 - eps, 0.5 + eps)
         moved = here + 0.75 * (z - here) + 0.25 * (here - before)
         torch.testing.assert_close(after, moved.clamp(0.5 - eps, 0.5 + eps))
+
+
+def test_a_rise_is_one_over_the_iterate_before_not_over_the_best() -> None:
+    here, one = torch.zeros(1, 1, 1, 1), torch.ones(1)
+    before = _Ascent(here, here, here, one, here, here, 5 * one, here, 0 * one, one, one > 2)
+    after = _record(before, 2 * one, here)
+    assert (after.rises.item(), after.best_value.item()) == (1, 5)
+
+
+def test_the_likeliest_wrong_classes_are_gone_for_in_turn_by_the_targeted_ratio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aims = []
+
+    def stubborn(
+        _: Model, x: Tensor, __: Tensor, *, loss: losses.Loss, target: Tensor, **___: object
+    ) -> Tensor:
+        aims.append((loss, target.tolist()))
+        return x
+
+    monkeypatch.setattr(sys.modules["mbnas.attacks.apgd"], "apgd", stubborn)
+    logits, x = torch.tensor([[3.0, 9, 1, 5, 4]]), torch.rand(1, 1, 2, 2)
+    apgd_targeted(
+        lambda z: logits.expand(len(z), 5),
+        x,
+        torch.tensor([1]),
+        eps=0.1,
+        steps=1,
+        generator=seeded(),
+        targets=3,
+    )
+    assert aims == [(losses.targeted_logit_ratio, [[1, each]]) for each in (3, 4, 0)]
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,12 @@ def test_another_seed_gives_other_candidates(name: str) -> None:
 
 
 @every_engine
+def test_another_seed_fills_the_first_generation_otherwise(name: str) -> None:
+    large = replace(WIDE, population=24)  # more than there are uniforms
+    assert large.engine(name, 0).ask() != large.engine(name, 1).ask()
+
+
+@every_engine
 def test_seeds_of_63_bits_are_taken(name: str) -> None:
     assert history(WIDE.engine(name, 2**63 - 1), 3)[-1]
 

@@ -341,3 +341,12 @@ def test_a_network_is_attacked_through_the_surrogate_of_its_threat_model_and_the
     found = reported(reporting(surrogate).threat)
     assert len(found) == len(expected)
     assert set(found) == expected
+
+
+def test_the_guard_and_the_worst_case_drive_up_the_losses_of_their_names() -> None:
+    through = (THREAT.surrogate, Surrogate.TANH)
+    assert guard_stages(THREAT, 3) == tuple(
+        Stage(losses.cross_entropy, each, 3) for each in through
+    )
+    first, second = scoring_stages(Robustness.WORST_CASE, THREAT)
+    assert (first.loss, second.loss) == (losses.margin, losses.rescaled_cross_entropy)

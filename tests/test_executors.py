@@ -3,6 +3,8 @@
 import errno
 import signal
 import socket
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,7 @@ from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
 from mbnas.search.engines import engine
 from mbnas.search.executors import Executor, default_workers
+from mbnas.search.loop import searched
 from mbnas.search.problem import Problem
 from mbnas.search.session import Session
 from mbnas.settings import Robustness
@@ -88,6 +91,40 @@ def journal(problem: Problem, executor: Executor, path: Path) -> Journal:
 @pytest.fixture(scope="module")
 def reference(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Journal:
     return journal(problem, Executor("inprocess", 1), tmp_path_factory.mktemp("reference"))
+
+
+def test_each_candidate_and_each_seed_is_attacked_from_elsewhere(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = set()
+
+    def measure(*given: object) -> Scores:
+        starts.add(float(torch.rand(1, generator=given[3])))
+        return Scores(1, 1, 0)
+
+    monkeypatch.setattr("mbnas.search.problem.measure", measure)
+    for seed, each in product((0, 1), (problem.space.smallest, problem.space.largest)):
+        replace(problem, seed=seed).score(each)
+    assert len(starts) == 4
+
+
+def test_a_network_that_costs_the_whole_budget_is_a_candidate(
+    problem: Problem, tmp_path: Path
+) -> None:
+    folder, smallest = RunFolder(tmp_path), problem.space.smallest
+    (trial,) = searched(
+        problem,
+        tiny().search,
+        budget=problem.cost(smallest),
+        evaluations=5,
+        seed=0,
+        journal=folder.trials,
+        early=folder.early_trials,
+        executor=Executor("inprocess", 1),
+        device=CPU,
+        title="search",
+    )
+    assert trial.assignment == smallest
 
 
 def test_one_worker_scores_every_candidate_once(problem: Problem, reference: Journal) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mbnas.assignment import Bases, Space
 from mbnas.backbones import Row
+from mbnas.fixed_point import clip_for_normal
 from mbnas.formats import Family
 from mbnas.layers import (
     ActivationQuantizer,
@@ -21,6 +22,7 @@ from mbnas.layers import (
     initial_spread,
     latent_weight,
 )
+from mbnas.randomness import seeded
 from mbnas.settings import Surrogate
 
 CASES = pytest.mark.parametrize(
@@ -311,3 +313,21 @@ def explained_variance(bases: int) -> float:
     with torch.no_grad():
         z = torch.randn(1, 1, 100_000, 1)
         return ActivationQuantizer(bases)(z, neutral(1), Surrogate.STE).var().item()
+
+
+@pytest.mark.parametrize("family", [Family.FLOAT, Family.PACT, Family.WEIGHT_PRUNED])
+def test_a_fresh_rectified_layer_passes_the_variance_on(family: Family) -> None:
+    wide = Row("layer", "main", 1, 64, 64, kernel=3, stride=1, size=16)
+    norm = nn.BatchNorm2d(64, eps=0).eval()
+    with seeded(0), torch.no_grad():
+        y = convolution(wide, family, Bases(8, 8))(torch.randn(8, 64, 16, 16), norm)
+    assert y[:, :, 1:-1, 1:-1].square().mean().item() == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_fresh_range_fits_the_spread_of_its_weights(bits: int) -> None:
+    wide = Row("layer", "main", 1, 64, 64, kernel=3, stride=1, size=16)
+    with seeded(0):
+        layer = convolution(wide, Family.PACT, Bases(bits, bits))
+    best = clip_for_normal(bits, signed=True) * layer.weight.std().item()
+    assert layer.weights.clip.item() == pytest.approx(best, rel=0.02)

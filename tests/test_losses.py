@@ -111,3 +111,13 @@ def test_of_few_classes_the_gradient_of_the_targeted_ratio_does_not_vanish(
     (gradient,) = torch.autograd.grad(ratio.sum(), logits)
     expected = torch.eye(classes)[target] - torch.eye(classes)[y]
     torch.testing.assert_close(gradient, expected.to(gradient))
+
+
+@given(seed=SEEDS)
+def test_gradients_are_those_of_the_definitions(seed: int) -> None:
+    logits, y = drawn(seed)
+    pair = torch.stack((y, (y + 1) % 5), dim=1)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: margin(z, y), logits)
+    assert torch.autograd.gradcheck(lambda z: logit_ratio(z, y), logits)
+    assert torch.autograd.gradcheck(lambda z: targeted_logit_ratio(z, pair), logits)

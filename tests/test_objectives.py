@@ -190,6 +190,14 @@ def test_fair_sampled_sub_networks_learn_labels() -> None:
         torch.testing.assert_close(gradient, gradients(other)[name], rtol=1e-4, atol=1e-5)
 
 
+def test_each_epoch_samples_sub_networks_of_its_own(passes: Passes) -> None:
+    recipe = NATURAL.model_copy(update={"rule": Rule.FAIR})
+    supernet_objective(supernet(), THREAT, recipe, SEED)(2)(X, Y, generator(0))
+    asked = [assignment for _, (assignment, *_) in passes]
+    assert asked == sampled(NATURAL.sampled, epoch=2)
+    assert asked != sampled(NATURAL.sampled, epoch=1)
+
+
 def test_in_a_sandwich_small_sub_networks_learn_the_logits_of_the_largest() -> None:
     one, other = supernet(), supernet()
     loss = supernet_objective(one, THREAT, NATURAL, SEED)(1)(X, Y, generator(0))

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -22,10 +22,11 @@ import torch
 from helpers import ROOT, TINY, saved, tiny
 from PIL import Image
 from scipy.stats import kendalltau
+from victims import grey, masked
 
 import mbnas
 from mbnas.assignment import Assignment, Bases, Space
-from mbnas.auditing import PLANS
+from mbnas.auditing import PLANS, Case
 from mbnas.bops import bops
 from mbnas.evaluation import correct_at_each_iterate
 from mbnas.files import read_json, write_json
@@ -34,7 +35,7 @@ from mbnas.layers import convolution
 from mbnas.networks import multibit
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Problem, Trial
-from mbnas.settings import Surrogate
+from mbnas.settings import Surrogate, Threat
 from mbnas.supernet import Supernet
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -118,6 +119,62 @@ def test_a_table_is_made_once_and_goes_on_where_it_stopped(
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert json.loads(result.read_text())["measured"] == found
+
+
+@pytest.mark.parametrize(("training", "levels"), [("natural", 2), ("fastat", 8)])
+@pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
+def test_a_row_takes_each_figure_from_where_it_belongs(
+    script: ModuleType,
+    training: str,
+    levels: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def attacks(steps: int) -> dict[str, str]:
+        through = product(("ste", "polynomial"), ("last", "every"))
+        return {f"{each}_{count}": f"{steps} {each} {count}" for each, count in through}
+
+    test = {"natural": 1, "loss": 2, "images": 3, "attacked": 4, "runs": 5, "attacks": attacks(20)}
+    answers = {
+        "train_network": {
+            "bops": 6,
+            "test": test,
+            "training": [{"loss": 8}, {"loss": 9}],
+            "precision": "float32",
+        },
+        "evaluate_checkpoint": {"test": {"attacks": attacks(50)}},
+        "audit_checkpoint": {
+            "paper": {"PGD-20": {"last iterate": {"mean": 10}}},
+            "worst_case": 11,
+            "images": 12,
+            "verdict": "PASS",
+        },
+    }
+    calls = {name: mock.Mock(return_value=answer) for name, answer in answers.items()}
+    for name, call in calls.items():
+        monkeypatch.setattr(mbnas, name, call)
+    asked = {"training": training, "format": "mbn1x1", "seed": 3}
+    arguments = Namespace(
+        data=None,
+        work=tmp_path,
+        model="resnet8",
+        dataset="digits",
+        space="search_spaces/digits.yaml",
+        set=[],
+    )
+    folder = script.folder_of(asked, "mbn1x1", arguments)
+    folder.mkdir()
+    row = script.measure(asked, arguments)
+    settings = calls["train_network"].call_args.args[0]
+    assert (settings.seed, settings.retraining.training) == (3, training)
+    threat = (settings.threat.eps, settings.threat.step, settings.threat.steps)
+    assert threat == pytest.approx((levels / 255, levels / 4 / 255, 20))
+    assert calls["evaluate_checkpoint"].call_args.args == (folder, ["threat.steps=50"])
+    for steps, count in product((20, 50), ("last", "every")):
+        assert row[f"pgd{steps} {count}"] == f"{steps} ste {count}"
+    of_test = ("natural", "loss", "images", "attacked", "runs", "bops", "training loss", "epochs")
+    assert [row[each] for each in of_test] == [1, 2, 3, 4, 5, 6, 9, 2]
+    assert [row[each] for each in ("audited pgd20 last", "worst case", "audited")] == [10, 11, 12]
 
 
 @pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
@@ -608,3 +665,30 @@ def test_a_damaged_image_is_named(
     monkeypatch.setattr(sys, "argv", ["jpeg_again.py", str(tmp_path), str(tmp_path / "again")])
     with pytest.raises(SystemExit, match=r"cannot read image .*1\.jpg"):
         script.bench.run(script.main)
+
+
+@pytest.mark.parametrize("script", ["study_surrogates"], indirect=True)
+def test_the_study_counts_what_stands_under_each_attack_and_under_all(script: ModuleType) -> None:
+    threat = Threat(eps=0.25, step=0.1, steps=10, surrogate=Surrogate.TANH)
+    images = grey([115] * 8, [0] * 8, side=16)
+
+    def lost(leads: Surrogate) -> set[str]:
+        left = script.attack(Case(masked(leads), images, threat, 0), 1)
+        assert set(left.values()) == {0, 100}
+        return {name for name, share in left.items() if share == 0}
+
+    assert lost(Surrogate.TANH) == {"PGD-20, tanh", "margin, tanh", "worst"}
+    assert lost(Surrogate.STE) == {"PGD-20, ste, last", "PGD-20, ste, every", "worst"}
+    assert script.summary([{"a": 1.0}, {"a": 3.0}]) == {"a": (2, pytest.approx(2**0.5))}
+
+
+@pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
+def test_assignments_are_ranked_with_the_mean_over_seeds(script: ModuleType) -> None:
+    uniforms = Space((1, 2, 3), (1, 2), 3).uniforms[:4]
+    scores = [
+        Trial(each, cost, natural=cost, robust=0, loss=0, seconds=0)
+        for cost, each in enumerate(uniforms, 1)
+    ]
+    reached = [(4, 0), (3, 3), (2, 6), (1, 9)]  # by the first seed the other way round
+    networks = [[{"natural": each} for each in row] for row in reached]
+    assert script.agreement(scores, networks, "natural")["supernet"] == pytest.approx((1, 0))

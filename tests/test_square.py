@@ -102,3 +102,32 @@ def test_a_masked_gradient_does_not_help(scale: float) -> None:
     by_search = square(masked, x, y, eps=0.3, queries=300, generator=seeded())
     assert broken(linear, by_search, y).all()
     assert not broken(linear, by_gradient, y).all()
+
+
+def test_it_begins_with_vertical_stripes_that_differ_between_channels() -> None:
+    """Andriushchenko et al. 2020, Sec. 3.2."""
+    seen: list[Tensor] = []
+
+    def model(z: Tensor) -> Tensor:
+        seen.append(z)
+        return torch.tensor([[1.0, 0.0]]).expand(len(z), 2)
+
+    x, y = torch.full((1, 3, 20, 20), 0.5), torch.zeros(1, dtype=torch.long)
+    square(model, x, y, eps=0.1, queries=1, generator=seeded())
+    (stripes,) = seen
+    assert torch.equal(stripes, stripes[:, :, :1].expand_as(stripes))
+    assert not torch.equal(stripes[:, 0], stripes[:, 1])
+
+
+def test_its_generator_decides_everything() -> None:
+    def model(z: Tensor) -> Tensor:
+        return torch.stack((9 - z.flatten(1).sum(1) / 100, 0 * z[:, 0, 0, 0]), dim=1)
+
+    x, y = torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.long)
+    before = torch.get_rng_state()
+    one, again, other = (
+        square(model, x, y, eps=0.1, queries=9, generator=seeded(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -187,6 +187,52 @@ def test_training_augments_as_the_settings_say_and_moves_batch_norm(
     assert not torch.equal(module.head.running_mean, before)
 
 
+def test_epochs_differ_in_their_order_and_one_schedule_spans_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    rates: list[float] = []
+    epochs: list[int] = []
+
+    def objective(epoch: int) -> Accumulate:
+        epochs.append(epoch)
+
+        def accumulate(x: Tensor, _: Tensor, __: torch.Generator) -> Tensor:
+            seen.append(x)
+            return torch.tensor(0.0)
+
+        return accumulate
+
+    monkeypatch.setattr("mbnas.optimizers.Optimizers.step", lambda _, rate: rates.append(rate))
+    recipe = Recipe(epochs=3, batch_size=8)
+    run(nn.Linear(1, 1), Script(objective), tmp_path / "file", recipe)
+    assert epochs == [1, 2, 3]
+    assert not torch.equal(seen[0], seen[len(seen) // 3])
+    middles = [(step + 0.5) / len(seen) for step in range(len(seen))]
+    peak, warmup = recipe.learning_rate, recipe.warmup
+    assert rates == pytest.approx([triangular(each, peak, warmup) for each in middles])
+
+
+def test_gradients_are_clipped_to_the_norm_of_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, norms = nn.Linear(4, 3), []
+
+    def accumulate(*_: object) -> Tensor:
+        for each in module.parameters():
+            each.grad = torch.full_like(each, 9.0)
+        return torch.tensor(0.0)
+
+    def step(*_: object) -> None:
+        whole = torch.cat([each.grad.flatten() for each in module.parameters()])
+        norms.append(whole.norm().item())
+
+    monkeypatch.setattr("mbnas.optimizers.Optimizers.step", step)
+    recipe = Recipe(epochs=1, batch_size=8, gradient_clip=0.5)
+    run(module, Script(lambda _: accumulate), tmp_path / "file", recipe)
+    assert norms == pytest.approx([0.5, 0.5])
+
+
 def test_the_loss_of_an_epoch_is_the_mean_over_its_batches(tmp_path: Path) -> None:
     module, losses = network(), itertools.cycle((1.0, 3.0))
     script = Script(lambda _: lambda *_: torch.tensor(next(losses)))
@@ -231,6 +277,23 @@ def test_the_latest_epoch_within_a_standard_error_of_the_best_is_what_is_left(
     near = [i for i, each in enumerate(counted) if fmean(each) >= fmean(counted[best]) - error]
     assert same(module, states[near[-1]])
     assert not any(each.training for each in module.modules())
+
+
+@pytest.mark.parametrize(
+    ("guard", "there", "kept"), [(20, 10_000, 1), (10_000, 20, 1), (10_000, 10_000, 0)]
+)
+def test_a_guard_tells_as_little_apart_as_the_images_it_sees(
+    tmp_path: Path, guard: int, there: int, kept: int
+) -> None:
+    """The second epoch is within a standard error of the first over 20 images, not over 10,000."""
+    module, states = network(), list[nn.Module]()
+    scores = [(0.60, 0.40), (0.55, 0.38)]
+    script = Script(natural(module), scores, observe=lambda: states.append(copy.deepcopy(module)))
+    recipe = FASTAT.model_copy(update={"epochs": 2, "guard_images": guard})
+    held_out = SETTINGS.data.model_copy(update={"validation": there})
+    asked = SETTINGS.model_copy(update={"data": held_out})
+    run(module, script, tmp_path / "file", recipe, asked)
+    assert same(module, states[kept])
 
 
 COLLAPSED = "collapsed under attack and was stopped after epoch 4 of 6"
