@@ -67,7 +67,7 @@ def main() -> None:
         known = [word for word in sys.argv[1:2] if word in commands]
         _fail(f"{reason}; see {' '.join(['mbnas', *known, '--help'])}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on with what was finished", 130)
+        _fail("interrupted; give the same command to go on", 130)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -129,8 +129,9 @@ def search(
         if supernet is not None:
             raise SettingsError("--resume goes on with its own supernet; leave --supernet away")
     else:
-        known = supernet and runs.reopen(supernet).settings_file
-        settings = config.load(_required(space or known), changes)
+        if supernet is not None and space is None:
+            space = runs.reopen(supernet).settings_file
+        settings = config.load(_required(space), changes)
         pipeline.check_budget(settings)
         folder = out or Path(f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}")
     device = pick_device(settings.device)

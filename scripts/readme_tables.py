@@ -304,7 +304,9 @@ def trainings(results: dict[str, Result]) -> str:
 
 
 def averaged(values: list[float], digits: int = 1) -> str:
-    """The value, or mean and deviation of several."""
+    """The value, or mean and deviation of several; a dash for what is not known."""
+    if any(map(math.isnan, values)):
+        return "–"
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
@@ -594,7 +596,7 @@ def lead(find: dict[str, Any], uniform: list[dict[str, Any]]) -> tuple[float, fl
     """By how much a find keeps more in the worst case than uniform networks that cost no more.
 
     Than these in the mean, and than the one that is best on other seeds: the best of its own would
-    be chosen by the noise that it is then judged by.
+    be chosen by the noise that it is then judged by. The latter is NaN where there is one seed.
     """
     kept: dict[str, float] = {}
     elsewhere: dict[str, list[float]] = {}
@@ -605,8 +607,11 @@ def lead(find: dict[str, Any], uniform: list[dict[str, Any]]) -> tuple[float, fl
             kept[each["assignment"]] = each["worst case"]
         else:
             elsewhere.setdefault(each["assignment"], []).append(each["worst case"])
+    than_all = find["worst case"] - statistics.fmean(kept.values())
+    if not elsewhere:
+        return than_all, math.nan
     best = max(kept, key=lambda each: statistics.fmean(elsewhere[each]))
-    return find["worst case"] - statistics.fmean(kept.values()), find["worst case"] - kept[best]
+    return than_all, find["worst case"] - kept[best]
 
 
 def paired(before: Result, after: Result) -> str:

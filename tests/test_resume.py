@@ -209,7 +209,7 @@ def test_a_run_does_not_go_on_with_other_settings(
     output = capsys.readouterr()
     assert end.value.code == 2
     assert output.out == ""
-    assert output.err.count("\n") == 2  # the folder, and what is wrong with it
+    assert output.err.count("\n") == 1
     assert named in output.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 

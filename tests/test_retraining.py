@@ -42,9 +42,9 @@ def from_supernet(folder: Path, data: Data = DATA) -> dict[str, object]:
     return retrain(SETTINGS, Format.multibit(MIXED), data, folder, source=supernet(), device=CPU)
 
 
-def from_scratch(folder: Path, seed: int = 0) -> dict[str, object]:
-    settings = SETTINGS.model_copy(update={"seed": seed})
-    return retrain(settings, Format.multibit(MIXED), DATA, folder, source=None, device=CPU)
+def from_scratch(folder: Path, seed: int = 0, assignment: Assignment = MIXED) -> dict[str, object]:
+    settings, format_ = SETTINGS.model_copy(update={"seed": seed}), Format.multibit(assignment)
+    return retrain(settings, format_, DATA, folder, source=None, device=CPU)
 
 
 Retrain = Callable[[Path], dict[str, object]]
@@ -82,7 +82,10 @@ def test_from_scratch_it_starts_from_the_seed_and_the_statistics_of_the_images(
         torch.rand(1)  # torch's own numbers have no say
         started[name] = load_network(tmp_path / name)[0]
     assert same(started["one"], started["again"])
-    assert not torch.equal(started["one"].stem.weight, started["other"].stem.weight)
+    from_scratch(tmp_path / "smallest", assignment=SPACE.smallest)
+    started["smallest"] = load_network(tmp_path / "smallest")[0]
+    for each in ("other", "smallest"):
+        assert not torch.equal(started["one"].stem.weight, started[each].stem.weight)
     mean, std = DATA.statistics()
     assert torch.equal(started["one"].mean.flatten(), mean)
     assert torch.equal(started["one"].std.flatten(), std)

@@ -492,6 +492,10 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     assert script.lead(find | {"seed": 0, "worst case": 0.45}, networks) == pytest.approx(
         (0.45 - 0.35, 0.45 - 0.3)
     )
+    alone = [each for each in networks if each["seed"] == 0]
+    than_all, than_best = script.lead(find | {"seed": 0, "worst case": 0.45}, alone)
+    assert than_all == pytest.approx(0.45 - 0.35)
+    assert script.over_seeds([than_best]) == "–"
     for seed, value in enumerate((0.45, 0.5, 0.55)):
         networks.append(find | {"seed": seed, "worst case": value})
     told = [each | {"change": "", "natural": 0.9, "robust": 0.6} for each in networks]

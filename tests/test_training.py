@@ -101,12 +101,13 @@ def run(
     checkpoint: Path,
     recipe: Recipe = FASTAT,
     asked: Settings = SETTINGS,
+    train: Images = IMAGES,
 ) -> tuple[Epoch, ...]:
     return fit(
         module,
         script,
         guard=script.guard,
-        train=IMAGES,
+        train=train,
         settings=asked,
         recipe=recipe,
         learned_from={},
@@ -437,6 +438,15 @@ def test_a_training_begun_by_another_recipe_does_not_go_on(
     with pytest.raises(SettingsError, match=rf"begun with other settings \(recipe\.{key}: "):
         run(module, Script(natural(module)), checkpoint, recipe=other)
     assert all(torch.equal(value, begun[key]) for key, value in module.state_dict().items())
+
+
+def test_a_training_begun_on_other_images_does_not_go_on(tmp_path: Path) -> None:
+    checkpoint, module = tmp_path / "checkpoint", network()
+    with pytest.raises(KeyboardInterrupt):
+        run(module, Script(natural(module), stop=(3, 0)), checkpoint)
+    flipped = Images.of(IMAGES.pixels.flip(3), IMAGES.targets)
+    with pytest.raises(SettingsError, match=r"begun with other settings \(images: "):
+        run(module, Script(natural(module)), checkpoint, train=flipped)
 
 
 def refused(path: Path) -> bool:
