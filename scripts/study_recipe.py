@@ -13,7 +13,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,7 @@ from mbnas import freeze
 from mbnas.data import Data
 from mbnas.files import write_atomically, write_json
 from mbnas.images import Images
-from mbnas.layers import QuantizedConv2d, Unquantized, WeightQuantizer
+from mbnas.layers import QuantizedConv2d, Rectifier, Unquantized, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import unchanged
 from mbnas.precision import autocast
@@ -76,6 +76,18 @@ def scales_of_layers(network: Network) -> None:
     for _, layer in convolutions(network):
         assert isinstance(layer.weights, WeightQuantizer)
         layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
+
+
+def with_unlimited_weight_bases(network: Network) -> None:
+    """Weights in full precision, activations as they are."""
+    for _, layer in convolutions(network):
+        layer.weights = Unquantized()
+
+
+def with_unlimited_activation_bases(network: Network) -> None:
+    """Activations in full precision, weights as they are."""
+    for _, layer in convolutions(network):
+        layer.activations = Rectifier()
 
 
 def cosine(progress: float, peak: float, warmup: float) -> float:
@@ -184,6 +196,15 @@ VARIANTS = {
         )
         for speed in (0.1, 0.3)
     },
+    **{
+        f"PReLU, tanh, averaged shortcuts, Muon 0.02, {what} in full precision": replace(
+            improved(optimizer=Optimizer.MUON, learning_rate=2e-2), rebuild=rebuild
+        )
+        for what, rebuild in (
+            ("weights", with_unlimited_weight_bases),
+            ("activations", with_unlimited_activation_bases),
+        )
+    },
 }
 
 
@@ -268,8 +289,7 @@ def trained(
         if variant.staged:
             half = settings.retraining.epochs // 2
             quantizers = {name: layer.weights for name, layer in convolutions(network)}
-            for _, layer in convolutions(network):
-                layer.weights = Unquantized()
+            with_unlimited_weight_bases(network)
             first = target.with_suffix(".first")
             learn(network, variant, shortened(settings, half), data, None, purpose, first)
             for name, layer in convolutions(network):
