@@ -258,6 +258,25 @@ def test_no_final_test_goes_on_with_other_images(
     assert from_supernet(stopped, other) == expected
 
 
+def test_no_final_test_goes_on_with_another_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, stopped = from_scratch(tmp_path / "undisturbed", seed=1), tmp_path / "stopped"
+    total = 2 * SETTINGS.test.runs  # attacks, through two surrogates
+
+    def stop_in_the_last_attack(seed: int) -> None:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            interrupt(patched, "at_last_and_every", total, final)
+            from_scratch(stopped, seed)
+
+    stop_in_the_last_attack(seed=0)
+    with pytest.raises(SettingsError, match="or delete it to train from the start"):
+        from_scratch(stopped, seed=1)
+    (stopped / "training-scratch.pt").unlink()
+    stop_in_the_last_attack(seed=1)  # it comes to as many, knowing none
+    assert from_scratch(stopped, seed=1) == expected
+
+
 def test_what_the_other_start_left_unfinished_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
