@@ -121,10 +121,17 @@ def leader_first() -> Iterator[None]:
         yield
         return
     turn = 0 if rank() == 0 else 1 if os.environ["LOCAL_RANK"] == "0" else 2
-    for _ in range(turn):
-        dist.barrier()
-    yield
-    for _ in range(2 - turn):
+    _meet(turn)
+    try:
+        yield
+    except MbnasError:  # the others, who make the same mistake, must not wait in vain to tell it
+        _meet(2 - turn)
+        raise
+    _meet(2 - turn)
+
+
+def _meet(times: int) -> None:
+    for _ in range(times):
         dist.barrier()
 
 

@@ -94,6 +94,16 @@ def queue(folder: Path) -> None:
         passed.write(f"{parallel.rank()} out\n")
 
 
+def misplace(folder: Path) -> None:
+    """What each of the processes runs, all with the same mistake."""
+    with parallel.together():
+        try:
+            with parallel.leader_first():
+                raise SettingsError("made by all")
+        except SettingsError as mistake:
+            (folder / f"{parallel.rank()}.txt").write_text(str(mistake))
+
+
 def started_together(
     *command: str, folder: Path, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
@@ -237,6 +247,12 @@ def test_a_mistake_that_the_leader_meets_reaches_the_other_process(tmp_path: Pat
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["made by 0"] * 2
 
 
+def test_a_mistake_that_all_make_in_turn_is_told_by_each(tmp_path: Path) -> None:
+    done = started_together(__file__, str(tmp_path), "misplace", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["made by all"] * 2
+
+
 def test_machines_that_share_no_folder_are_told_so_when_training_is_to_go_on(
     tmp_path: Path,
 ) -> None:
@@ -253,5 +269,5 @@ def test_one_process_of_each_machine_prepares_what_the_others_find(tmp_path: Pat
 
 
 if __name__ == "__main__":
-    todo = {"train": train, "blunder": blunder, "part": part, "queue": queue}
+    todo = {f.__name__: f for f in (train, blunder, misplace, part, queue)}
     todo[sys.argv[2]](Path(sys.argv[1]))
