@@ -13,16 +13,18 @@ import torch
 from helpers import same, tiny
 
 from mbnas import data as datasets
+from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores, recalibrate, scoring_stages
 from mbnas.networks import freeze
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
+from mbnas.search import executors
 from mbnas.search.engines import engine
 from mbnas.search.executors import Executor, default_workers
 from mbnas.search.loop import searched
-from mbnas.search.problem import Problem
+from mbnas.search.problem import Problem, Trial
 from mbnas.search.session import Session
 from mbnas.settings import Robustness
 from mbnas.supernet import Supernet
@@ -156,6 +158,31 @@ def test_a_failing_candidate_ends_the_search_instead_of_being_skipped(
     with pytest.raises(ZeroDivisionError):
         journal(problem, Executor("inprocess", 2), tmp_path)
     assert RunFolder(tmp_path).trials.read() == []
+
+
+def test_what_is_being_scored_at_an_interrupt_is_waited_for_and_kept(
+    problem: Problem, reference: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(running: set[object], **options: object) -> object:
+        if options and len(scored) > 1:
+            raise KeyboardInterrupt
+        return original(running, **options)
+
+    def score(self: Problem, assignment: Assignment) -> Trial:
+        scored.append(assignment)
+        return whole(self, assignment)
+
+    scored: list[Assignment] = []
+    original, whole = executors.wait, Problem.score
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(executors, "wait", wait)
+        patched.setattr(Problem, "score", score)
+        journal(problem, Executor("inprocess", 3), tmp_path)
+    folder = RunFolder(tmp_path)
+    kept = [*folder.trials.read(), *folder.early_trials.read()]
+    assert {each["assignment"] for each in kept} == set(map(str, scored))
+    assert len(scored) > 1
+    assert journal(problem, Executor("inprocess", 1), tmp_path) == reference
 
 
 @pytest.mark.parametrize("kind", ["inprocess", "ray"])

@@ -95,6 +95,11 @@ def run_in_process(problem: Problem, session: Session, workers: int) -> None:
         while not session.finished:
             while len(running) < workers and (assignment := session.next()) is not None:
                 running.add(pool.submit(problem.score, assignment))
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            try:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt:  # the pool lets go only when these are scored, too
+                for future in wait(running).done:
+                    session.record(future.result())
+                raise
             for future in done:
                 session.record(future.result())
