@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from mbnas import data as datasets
-from mbnas import parallel
+from mbnas import parallel, runs
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
 from mbnas.checkpoints import digest, load_network, require_images_of
@@ -25,7 +25,7 @@ from mbnas.formats import Family, Format
 from mbnas.journal import Journal
 from mbnas.networks import Network, build_network
 from mbnas.randomness import derive
-from mbnas.retraining import Metrics, finished, retrain
+from mbnas.retraining import Metrics, finished, require_named_networks, retrain
 from mbnas.sameness import identity, require_same
 from mbnas.search.executors import Executor
 from mbnas.search.loop import searched
@@ -35,6 +35,7 @@ from mbnas.threads import suited_to
 from mbnas.training import worth
 
 Pruned = Literal[Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED]
+ORIGIN_FILE = "origin.json"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def prune_network(
 
     Raises:
         SettingsError: if ``trained`` holds no float network, one of another backbone, or one that
-            learned from what is held out here, or if ``path`` holds another pruning.
+            learned from what is held out here, or if ``path`` holds another pruning or something
+            else.
         DataError: if a file is missing or corrupt, ``trained`` was tested on other images, or
             another process works in ``path``.
     """
@@ -92,6 +94,10 @@ def prune_network(
     device, source = pick_device(settings.device), Dense(dense, family)
     data = datasets.load(settings.data, settings.seed)
     require_images_of(trained, data.test)
+    require_named_networks(settings, data.test)
+    data.train.batch_size(settings.retraining.batch_size, parallel.count())
+    if not (path / ORIGIN_FILE).exists():
+        runs.require_new(path)
     path.mkdir(parents=True, exist_ok=True)
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
         parallel.led(lambda: _require_same_pruning(path, settings, family, trained))
@@ -118,7 +124,7 @@ def _inherited(settings: Settings) -> dict[str, Any]:
 def _require_same_pruning(path: Path, settings: Settings, family: Pruned, trained: Path) -> None:
     """Check that what was begun in ``path`` is what is asked for; its journal tells only scores."""
     asked = {"format": str(family), "network": digest(trained), **identity(settings)}
-    begun = path / "origin.json"
+    begun = path / ORIGIN_FILE
     if not begun.exists():
         write_json(begun, asked)
     do = "go on with those, or move the folder away to prune anew"

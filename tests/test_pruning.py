@@ -1,6 +1,7 @@
 """Pruned baselines: masks, their gradients, and a search that keeps to half the BOPS."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mbnas.assignment import Assignment, Bases
 from mbnas.backbones import Row
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network
-from mbnas.errors import SettingsError
+from mbnas.errors import DataError, SettingsError
 from mbnas.formats import Family, Format
 from mbnas.layers import PrunedWeights
 from mbnas.networks import build_network
@@ -117,6 +118,25 @@ def test_only_float_networks_are_pruned(tmp_path: Path) -> None:
         prune_network(
             SETTINGS, Family.WEIGHT_PRUNED, tmp_path / "xnor", tmp_path / "pruned", INPROCESS
         )
+
+
+def test_what_cannot_be_pruned_is_told_before_the_search(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "searched", None)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").touch()
+    with pytest.raises(SettingsError, match="is there already and not empty"):
+        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, tmp_path / "foreign", INPROCESS)
+    teacher = SETTINGS.retraining.model_copy(update={"teacher": tmp_path / "none"})
+    taught = SETTINGS.model_copy(update={"retraining": teacher})
+    with pytest.raises(DataError, match="no checkpoint"):
+        prune_network(taught, Family.WEIGHT_PRUNED, trained, tmp_path / "pruned", INPROCESS)
+    monkeypatch.setattr(pruning.parallel, "count", lambda: 7)
+    monkeypatch.setattr("mbnas.parallel.leader_first", nullcontext)
+    with pytest.raises(SettingsError, match="have no 7 equal parts"):
+        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, tmp_path / "pruned", INPROCESS)
+    assert {each.name for each in tmp_path.rglob("*")} == {"foreign", "thesis.txt"}
 
 
 def test_what_was_pruned_otherwise_is_not_taken_for_what_is_asked_for(
