@@ -80,10 +80,11 @@ def recalibrate(network: nn.Module, images: Images) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
         norm.train()
     count = -(-len(images) // BATCH)
-    for indices in torch.arange(len(images)).tensor_split(count):
+    for number, indices in enumerate(torch.arange(len(images)).tensor_split(count), start=1):
+        for norm in norms:
+            norm.momentum = 1 / number  # counted here: a norm would make a GPU wait to be asked
         network(images.gather(indices)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -82,10 +82,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Move the running statistics, as :class:`torch.nn.BatchNorm2d` does."""
     assert norm.running_mean is not None and norm.running_var is not None
-    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
     norm.num_batches_tracked += 1
-    momentum = norm.momentum
-    if momentum is None:  # plain averages over all batches
-        momentum = 1 / int(norm.num_batches_tracked)
-    norm.running_mean.lerp_(mean, momentum)
-    norm.running_var.lerp_(variance * (count / max(1, count - 1)), momentum)
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance * (count / max(1, count - 1)), norm.momentum)
