@@ -105,7 +105,10 @@ class OptunaNSGA2:
 
 
 class PymooNSGA2:
-    """NSGA-II as pymoo implements it, with uniform crossover and polynomial mutation."""
+    """NSGA-II as pymoo implements it, with uniform crossover and polynomial mutation.
+
+    Mutation adds next to nothing: with few choices most of its steps are rounded away.
+    """
 
     def __init__(self, gate: Gate, population: int, seed: int) -> None:
         self._gate = gate
