@@ -1,6 +1,7 @@
 """What the scripts share: mistakes, paired timing, memory, peers, and where results are kept."""
 
 import argparse
+import filecmp
 import json
 import math
 import shlex
@@ -30,16 +31,33 @@ from mbnas import pipeline
 from mbnas.checkpoints import require_images_of
 from mbnas.environment import environment
 from mbnas.errors import MbnasError, SettingsError
-from mbnas.files import UNWRITABLE, write_text
+from mbnas.files import UNWRITABLE, read_json, write_text
 from mbnas.images import Images
 from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
 from mbnas.quantizers import staircase
+from mbnas.retraining import METRICS_FILE
 from mbnas.runs import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 SOURCES = ("mbnas", "search_spaces", "scripts/*.py", "scripts/paper.csv")  # of results
+
+
+def _commit() -> str:
+    """Of the code that runs; results may have changed since."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(RESULTS.parent.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    if shutil.which("git") is None:
+        return "unknown"
+    changed = git("status", "--porcelain", "--untracked-files=no", *SOURCES)
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
+COMMIT = _commit()  # now: it may be another one when what takes hours has ended
 
 
 def expanded(network: Network) -> Network:
@@ -120,6 +138,13 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(130)
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Of a script, whose docstring ``--help`` begins with as it stands."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def above_zero(text: str) -> float:
     """A length, for ``argparse``."""
     try:
@@ -143,19 +168,45 @@ def images_in(data: Path | None) -> list[str]:
     return [] if data is None else [f"data.root={json.dumps(str(data))}"]
 
 
-def retrained(run: RunFolder) -> list[Path]:
-    """Folders of the candidates that a run has trained and measured."""
-    return sorted(each.parent for each in run.path.glob("candidates/*/metrics.json"))
+def settled(space: Path, own: Sequence[str], changes: Sequence[str]) -> mbnas.Settings:
+    """The settings of a space with ``own`` changes, which say what a script does, and the user's.
+
+    Raises:
+        SettingsError: if these contradict the former.
+    """
+    settings = mbnas.load(space, (*own, *changes))
+    if mbnas.load(space, (*own, *changes, *own)) != settings:
+        raise SettingsError(
+            f"a change by --set or --vary contradicts {', '.join(own)}; leave it away: what these "
+            "say is the script's own, or said by its other options"
+        )
+    return settings
+
+
+def finds(run: RunFolder) -> list[Path]:
+    """Folders of the Pareto members that a run has trained and measured."""
+    members = [run.candidate(each["id"]) for each in read_json(run.pareto_file)]
+    return sorted(each for each in members if (each / METRICS_FILE).exists())
 
 
 def copied(run: RunFolder, target: Path, without: str) -> RunFolder:
-    """A copy of a run at ``target``, made now if there is none; names like ``without`` stay out."""
+    """A copy of a run at ``target``, made now if there is none; names like ``without`` stay out.
+
+    Raises:
+        SettingsError: if there is one of another run.
+    """
+    copy = RunFolder(target)
+    pairs = ((run.supernet_file, copy.supernet_file), (run.trials.path, copy.trials.path))
+    if target.exists() and not all(filecmp.cmp(*pair, shallow=False) for pair in pairs):
+        raise SettingsError(
+            f"{str(target)!r} is a copy of another run than {str(run.path)!r}; give another --work"
+        )
     if not target.exists():
         unfinished = target.with_name(f"{target.name}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(run.path, unfinished, ignore=shutil.ignore_patterns(without))
         unfinished.rename(target)
-    return RunFolder(target)
+    return copy
 
 
 def test_images(network: Path, settings: mbnas.Settings, root: Path | None, count: int) -> Images:
@@ -264,7 +315,7 @@ def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can h
     """Write what was measured, where and by what, to ``scripts/results/``."""
     described = {
         "command": command(),
-        "commit": commit(),
+        "commit": COMMIT,
         **environment(),
         "threads": torch.get_num_threads(),
         "measured": measured,
@@ -273,17 +324,6 @@ def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can h
     target = RESULTS / f"{name}.json"
     write_text(target, json.dumps(described, indent=1) + "\n")
     return target
-
-
-def commit() -> str:
-    """Of the code that runs; results may have changed since."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(RESULTS.parent.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", *SOURCES)
-    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
 def command() -> str:

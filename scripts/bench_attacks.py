@@ -8,7 +8,6 @@ attacks both with everyone's PGD-20, from a new random start each round: robust 
 over all rounds. What makes the difference is taken away one by one.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -139,7 +138,7 @@ def audit_seconds(network: Network, data: Data, settings: Settings) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--train-images", type=bench.positive, default=10_000)
     parser.add_argument("--epochs", type=bench.positive, default=6)

@@ -7,7 +7,6 @@ space. Both evaluate the same candidates in the first generation; later ones may
 sums are rounded differently.
 """
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -69,7 +68,7 @@ def once(settings: Settings) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--space", type=Path, default=Path("search_spaces/digits.yaml"))
     parser.add_argument("--budget", default="6e6")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

@@ -6,7 +6,6 @@ One training step (forward, backward, Adam) of each, in turns within a round. Ad
 parameter of the supernet that has a gradient, so the steps do the same work.
 """
 
-import argparse
 import random
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +36,7 @@ def step(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--space", type=Path, default=Path("search_spaces/resnet20.yaml"))
     parser.add_argument("--batch", type=bench.positive, default=128)
     parser.add_argument("--rounds", type=bench.positive, default=7)

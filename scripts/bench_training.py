@@ -97,7 +97,7 @@ def profiled(
 
 def options() -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--backbone", choices=sorted(IMAGES), default="resnet20")
     parser.add_argument("--batch", type=bench.positive, default=128)
     parser.add_argument("--rounds", type=bench.positive, default=7)
@@ -108,9 +108,11 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--bfloat16", nargs="*", default=["float", "3x3"], help="also in it")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--profile", nargs="*", default=["float", "3x3", "3x3 plain"])
+    parser.add_argument("--profile", nargs="*", help="(default: of float, 3x3 and 3x3 plain)")
     arguments = parser.parse_args()
     known = {"float", *arguments.bases, *(f"{each} plain" for each in arguments.bases)}
+    if arguments.profile is None:
+        arguments.profile = [each for each in ("float", "3x3", "3x3 plain") if each in known]
     if not known.issuperset(arguments.profile):
         parser.error(f"--profile takes some of {', '.join(sorted(known))}")
     return arguments

@@ -10,7 +10,6 @@ end, hence more of them. The library's squares never lie at the last place where
 bound being exclusive; it is asked a second time with that mended.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from functools import cache, partial
@@ -112,7 +111,7 @@ def robust(model: nn.Module, x: Tensor, y: Tensor, perturb: Perturb, seed: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("networks", type=Path, nargs="+")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--images", type=bench.positive, default=1000)

@@ -1,12 +1,11 @@
 """Keep what the README shows of a finished run, in scripts/results/.
 
-    python scripts/collect_run.py RUN --command "mbnas search ..."
+    python scripts/collect_run.py RUN --command "mbnas search ..." --commit COMMIT
 
 Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and, of each candidate, metrics.json
-and its audit.
+and its audit. Minutes are those from its start to its last audit, pauses included.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import bench
 
 from mbnas import Effort, runs
+from mbnas.errors import SettingsError
 from mbnas.files import read_json, write_text
 from mbnas.inspection import audit_file
 
@@ -21,7 +21,9 @@ from mbnas.inspection import audit_file
 def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, Any]:
     """All that is shown, and what someone needs to judge or repeat it."""
     settings, manifest = folder.settings(), read_json(folder.manifest_file)
-    candidates, effort = bench.retrained(folder), settings.test.audit
+    candidates, effort = bench.finds(folder), settings.test.audit
+    if not candidates:
+        raise SettingsError(f"{str(folder.path)!r} has retrained nothing that could be shown")
     records = [retrained(each, effort) for each in candidates]
     rescored = {record["id"]: record for record in folder.rescored.read()}
     started = folder.settings_file.stat().st_mtime
@@ -52,10 +54,10 @@ def retrained(candidate: Path, effort: Effort) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--command", required=True, help="that made the run")
-    parser.add_argument("--commit", default=bench.commit(), help="of the code that made it")
+    parser.add_argument("--commit", required=True, help="of the code that made it")
     parser.add_argument("--name", help="of the result (default: the run's space)")
     arguments = parser.parse_args()
     folder = runs.reopen(arguments.run)

@@ -13,7 +13,6 @@ standard normal) and along its latent weights (of unit deviation). An error near
 gradient tells how the layer changes; a gradient of zero would have 1. Picture and CSV.
 """
 
-import argparse
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -76,7 +75,7 @@ def error(layer: QuantizedConv2d, along: str, h: float, surrogate: Surrogate, tr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--trials", type=bench.positive, default=64)
     parser.add_argument(

@@ -9,7 +9,6 @@ JPEG takes is gone. The difference that this makes to a network is therefore rat
 of what the first coding made. The copy is PNG, which loses nothing.
 """
 
-import argparse
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +54,7 @@ def copied(source: Path, images: Path, target: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("images", type=Path, help="with train/<class>/ and test/<class>/")
     parser.add_argument("target", type=Path, help="where the copy goes")
     arguments = parser.parse_args()

@@ -292,7 +292,7 @@ def trainings(results: dict[str, Result]) -> str:
             told = [
                 str(each["epochs"]),
                 *(Path(network).stem.removeprefix("paper-") for network in named),
-                f"{optimizer} {changes['retraining.learning_rate']}",
+                f"{optimizer} {changes.get('retraining.learning_rate', '')}",
                 changes.get("retraining.weight_decay", ""),
             ]
             reached = [percent(each["natural"]), percent(each["worst case"]["accuracy"])]
@@ -540,7 +540,7 @@ def finds(result: Result) -> str:
         [
             short(Assignment.parse(assignment, measured["layers"])),
             f"{cost / 1e6:.2f}",
-            *(over_seeds(each) for each in by_way.values()),
+            *(over_seeds(by_way[way]) if way in by_way else "" for way in ways),
         ]
         for (cost, assignment), by_way in sorted(kept.items())
     ]
@@ -558,7 +558,18 @@ def fronts(result: Result) -> str:
         "scores on validation images with what members reach on test images once they are "
         "fine-tuned from it."
     )
-    members = [each for each in measured["networks"] if each["member"]]
+    ways = dict.fromkeys(each["change"] for each in measured["networks"])
+    parts = [
+        f"{way}:\n\n{front(each, seeds)}" if way else front(each, seeds)
+        for way in ways
+        for each in [[each for each in measured["networks"] if each["change"] == way]]
+    ]
+    return "\n\n".join((described, *parts))
+
+
+def front(networks: list[dict[str, Any]], seeds: list[int]) -> str:
+    """The same of searches that differ by seed alone."""
+    members = [each for each in networks if each["member"]]
     by_seed = [[each for each in members if each["seed"] == seed] for seed in seeds]
     scores = {"natural": "natural", "PGD-20": "robust", "worst case": "worst_case", "BOPS": "bops"}
     reached = {"natural": "natural", "PGD-20": "robust", "worst case": "worst case"}
@@ -572,7 +583,7 @@ def fronts(result: Result) -> str:
         ]
         for name, score in scores.items()
     ]
-    uniform = [each for each in measured["networks"] if each["uniform"]]
+    uniform = [each for each in networks if each["uniform"]]
     leads = [[lead(each, uniform) for each in front if not each["uniform"]] for front in by_seed]
     than_all, than_best = (
         over_seeds([statistics.fmean(each[than] for each in front) for front in leads])
@@ -583,7 +594,7 @@ def fronts(result: Result) -> str:
         f"the worst case than uniform networks that cost no more do in the mean, and {than_best} "
         "more than that of them which is best on the other seeds."
     )
-    return f"{described}\n\n{table(['score', *reached], rows)}\n\n{more}"
+    return f"{table(['score', *reached], rows)}\n\n{more}"
 
 
 def agreement_of(front: list[dict[str, Any]], score: str, column: str) -> float:

@@ -23,7 +23,6 @@ from typing import Any
 import bench
 
 import mbnas
-from mbnas.errors import SettingsError
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family, Format
 from mbnas.pruning import Pruned, prune_network
@@ -51,13 +50,7 @@ def settings_of(row: Row, arguments: argparse.Namespace) -> mbnas.Settings:
         f"retraining.training={row['training']}",
         *THREATS[row["training"]],
     )
-    settings = mbnas.load(arguments.space, (*own, *arguments.set))
-    if mbnas.load(arguments.space, (*own, *arguments.set, *own)) != settings:
-        raise SettingsError(
-            f"--set contradicts {', '.join(own)}; the threat is the paper's, all else is said by "
-            "--model, --dataset, --data, --seeds and --trainings"
-        )
-    return settings
+    return bench.settled(arguments.space, own, arguments.set)
 
 
 def folder_of(row: Row, format_: str, arguments: argparse.Namespace) -> Path:
@@ -205,7 +198,7 @@ def all_measured(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of the images, if not the usual one")
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--model", default="resnet20", help="backbone that is trained")

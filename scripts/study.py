@@ -1,22 +1,22 @@
 """What the studies share: CIFAR-10 made small, a folder of finished work, networks to the end."""
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import bench
 import torch
 
-from mbnas import load
+from mbnas import data as datasets
 from mbnas.data import Data
+from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores
-from mbnas.files import write_json
+from mbnas.files import read_json, write_json
 from mbnas.formats import Format
 from mbnas.networks import Network, build_network
 from mbnas.objectives import Objective
 from mbnas.randomness import seeded
+from mbnas.sameness import identity, require_same
 from mbnas.settings import Settings
 from mbnas.training import fit
 
@@ -28,9 +28,7 @@ def parser(
     description: str | None, *, epochs: int, formats: Sequence[str]
 ) -> argparse.ArgumentParser:
     """With the options of every study."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = bench.parser(description)
     made.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
     made.add_argument("--work", type=Path, required=True, help="where what is finished is kept")
     made.add_argument("--formats", nargs="+", default=formats)
@@ -43,11 +41,17 @@ def parser(
     return made
 
 
-def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple[Settings, Options]:
-    """Settings of the study and the options that decide its results.
+def begun(
+    arguments: argparse.Namespace, *own: str, defaults: Sequence[str] = (), **more: object
+) -> tuple[Settings, Data, Options]:
+    """Settings and images of the study, and the options that decide its results.
 
     Makes the folder of finished work, once all options are seen to be valid; one begun with others
     is refused.
+
+    Args:
+        own: changes of the space that the study makes; defaults: those that a user may undo.
+        more: options beside those of :func:`parser`.
     """
     torch.set_num_threads(arguments.threads)
     small = (
@@ -58,7 +62,7 @@ def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple
         f"retraining.epochs={arguments.epochs}",
         "retraining.precision=float32",  # whatever the processor
     )
-    settings = load(SPACE, (*small, *changes, *arguments.set))
+    settings = bench.settled(SPACE, (*small, *own), (*defaults, *arguments.set))
     for format_ in arguments.formats:
         Format.parse(format_, settings.space.layers)
     options: Options = {
@@ -68,14 +72,17 @@ def begun(arguments: argparse.Namespace, *changes: str, **more: object) -> tuple
         "changes": arguments.set,
         **more,
     }
+    data = datasets.load(settings.data, seed=0)
+    if len(data.train) < arguments.train_images:
+        raise SettingsError(f"--train-images {arguments.train_images}: there are {len(data.train)}")
+    asked = {**more, "fingerprint": data.fingerprint(), **identity(settings)}
     arguments.work.mkdir(parents=True, exist_ok=True)
     note = arguments.work / "options.json"
     if not note.exists():
-        write_json(note, options)
-    known = json.loads(note.read_text())
-    if known != options:
-        sys.exit(f"{arguments.work} was begun with {known}, now {options}; give another --work")
-    return settings, options
+        write_json(note, asked)
+    work = f"{str(arguments.work)!r} was begun"
+    require_same(read_json(note), asked, work, "give another --work")
+    return settings, data, options
 
 
 def untrained(settings: Settings, format_: str) -> Network:

@@ -49,7 +49,7 @@ def sample(trials: Sequence[Trial], count: int, seed: int) -> list[Trial]:
 def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Namespace) -> Row:
     """What its assignment reaches on test images, trained from scratch."""
     images = bench.images_in(arguments.data)
-    settings = mbnas.load(run.settings_file, [f"seed={seed}", *arguments.set, *images])
+    settings = bench.settled(run.settings_file, [f"seed={seed}", *images], arguments.set)
     target = arguments.work / f"{trial.id}-seed{seed}"
     test = mbnas.train_network(settings, str(Format.multibit(trial.assignment)), target)["test"]
     audit = mbnas.audit_checkpoint(target, mbnas.Effort.QUICK, images)
@@ -120,7 +120,7 @@ def show(taus: dict[str, dict[str, tuple[float, float]]], assignments: int) -> N
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--data", type=Path, help="where the run's images are, if elsewhere now")
@@ -137,7 +137,7 @@ def main() -> None:
     settings = run.settings()
     layers = settings.space.layers
     scored = [Trial.from_record(each, layers) for each in run.trials.read()]
-    retrained = {each.name for each in bench.retrained(run)}
+    retrained = {each.name for each in bench.finds(run)}
     drawn = sample(scored, arguments.count, settings.seed)
     trials = [*drawn, *(each for each in scored if each.id in retrained and each not in drawn)]
     rows = {

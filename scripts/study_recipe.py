@@ -4,7 +4,7 @@
 
 Trains ResNet-8 on 16x16 CIFAR-10 naturally, once for each variant, format and seed, and measures
 the network of the last epoch on the 5,000 validation images; test images choose nothing. ``today``
-is what ``mbnas train`` does. Interrupted, it goes on where it stopped; ``--seeds`` and
+is what ``mbnas train`` does in float32. Interrupted, it goes on where it stopped; ``--seeds`` and
 ``--variants`` may be given to several processes.
 """
 
@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mbnas import data as datasets
 from mbnas import freeze
 from mbnas.data import Data
 from mbnas.files import write_atomically, write_json
@@ -256,7 +255,7 @@ def taught_by_float(
         unfinished = target.with_suffix(".float")
         learn(network, variant, settings, data, None, seed, unfinished)
         write_atomically(target, lambda path: torch.save(network.state_dict(), path))
-        unfinished.unlink()
+        unfinished.unlink(missing_ok=True)  # another process may have trained the same
     frozen = freeze(network)
 
     @torch.no_grad()
@@ -304,8 +303,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--name", default="resnet8", help="of the result")
     arguments = parser.parse_args()
-    settings, options = study.begun(arguments, f"retraining.training={Training.NATURAL}")
-    data = datasets.load(settings.data, seed=0)
+    settings, data, options = study.begun(
+        arguments, f"retraining.training={Training.NATURAL}", "retraining.teacher=null"
+    )
     found: dict[str, dict[str, list[float]]] = {}
     for seed, format_, name in product(arguments.seeds, arguments.formats, arguments.variants):
         file = arguments.work / f"{name.replace(' ', '-')}-{format_}-seed{seed}.json"

@@ -2,10 +2,10 @@
 
     python scripts/study_retraining.py RUN --work FOLDER
 
-Retrains the networks that a finished run of ``mbnas search`` has retrained, or the uniform ones
-within its budget, once for each start and each teacher, measures them on test images and audits
-them. Interrupted, it goes on where it stopped; ``--starts`` and ``--teachers`` may be given to
-several processes.
+Retrains the Pareto members that a finished run of ``mbnas search`` has retrained, or the uniform
+networks within its budget, once for each start and each teacher, measures them on test images and
+audits them. Interrupted, it goes on where it stopped; ``--starts`` and ``--teachers`` may be given
+to several processes.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from typing import Any
 
 import bench
 
-import mbnas
 from mbnas import runs
 from mbnas.assignment import Assignment
 from mbnas.report import short
@@ -30,16 +29,17 @@ def measured(
     run: RunFolder, chosen: list[str], start: str, teacher: str, arguments: argparse.Namespace
 ) -> list[Row]:
     """What the chosen candidates reach; a copy of the run, without its networks, takes theirs."""
-    copy = bench.copied(run, arguments.work / f"{start}-{teacher}", without="candidates")
+    name = f"{start}-{teacher}".replace("/", "-")
+    copy = bench.copied(run, arguments.work / name, without="candidates")
     images = bench.images_in(arguments.data)
-    changes = (f"retraining.start={start}", f"retraining.teacher={teacher}", *arguments.set)
-    settings = mbnas.load(run.settings_file, [*changes, *images])
+    own = [f"retraining.start={start}", f"retraining.teacher={teacher}", *images]
+    settings = bench.settled(run.settings_file, own, arguments.set)
     reached = bench.retrained_together(copy, chosen, settings, images)
     return [{"start": start, "teacher": teacher, **each} for each in reached]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--data", type=Path, help="where the run's images are, if elsewhere now")
@@ -53,11 +53,11 @@ def main() -> None:
     settings = run.settings()
     layers = settings.space.layers
     trials = [Trial.from_record(each, layers) for each in run.trials.read()]
-    retrained = {each.name for each in bench.retrained(run)}
+    finds = {each.name for each in bench.finds(run)}
     chosen = [
         trial.id
         for trial in sorted(trials, key=lambda each: each.bops)
-        if (trial.assignment.is_uniform if arguments.uniform else trial.id in retrained)
+        if (trial.assignment.is_uniform if arguments.uniform else trial.id in finds)
     ]
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = [

@@ -36,10 +36,8 @@ def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]
     """The finds of one search and the uniform networks within its budget, on test images."""
     changes = change.split()
     images = bench.images_in(arguments.data)
-    settings = mbnas.load(
-        arguments.space,
-        [f"seed={seed}", f"search.budget={arguments.budget}", *arguments.set, *changes, *images],
-    )
+    own = [f"seed={seed}", f"search.budget={arguments.budget}", *images]
+    settings = bench.settled(arguments.space, own, [*arguments.set, *changes])
     name = "-".join((*changes, f"seed{seed}"))
     outcome = searched(arguments.work / name, settings)
     finds = {each["id"] for each in outcome.retrained}
@@ -63,7 +61,7 @@ def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--space", type=Path, required=True)
     parser.add_argument("--budget", required=True, help="of the search, in BOPS")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept")

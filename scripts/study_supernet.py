@@ -38,16 +38,17 @@ def scored(
     """Every assignment by a supernet of its own, trained by a rule and perhaps with a change."""
     rule, *change = way
     sampled = arguments.trained - (2 if rule == Rule.SANDWICH else 0)
-    changes = (f"seed={seed}", f"supernet.rule={rule}", f"supernet.sampled={sampled}")
-    settings = mbnas.load(
-        arguments.space, [*changes, *arguments.set, *change, *bench.images_in(arguments.data)]
-    )
+    own = [f"seed={seed}", f"supernet.rule={rule}", f"supernet.sampled={sampled}"]
+    own += bench.images_in(arguments.data)
+    settings = bench.settled(arguments.space, own, [*arguments.set, *change])
     folder = arguments.work / "-".join((*way, f"seed{seed}"))
     run = runs.reopen(folder) if folder.exists() else runs.create(folder, settings)
     begun, asked = identity(run.settings()), identity(settings)
     require_same(begun, asked, f"{str(folder)!r} was begun", "give another --work")
     device, layers = pick_device(settings.device), settings.space.layers
-    data = datasets.load(settings.data, seed).to(device)
+    data = datasets.load(settings.data, seed)
+    runs.record_data(run, settings, data.fingerprint(), data.held_out)
+    data = data.to(device)
     problem = Problem.of(pretrained(run, settings, data, device).eval(), data, settings)
     known = {record["assignment"]: record for record in run.trials.read()}
     for assignment in assignments:
@@ -58,7 +59,7 @@ def scored(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("--space", type=Path, required=True, help="whose recipe of the supernet")
     parser.add_argument("--work", type=Path, required=True, help="where supernets are kept")
     parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")

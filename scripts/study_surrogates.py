@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from mbnas import data as datasets
 from mbnas import freeze, square
 from mbnas.auditing import Case
 from mbnas.data import Data
@@ -115,14 +114,15 @@ def main() -> None:
     )
     parser.add_argument("--queries", type=bench.positive, default=1000, help="of Square")
     arguments = parser.parse_args()
-    settings, options = study.begun(
+    settings, data, options = study.begun(
         arguments,
-        "retraining.learning_rate=0.01",
+        f"retraining.training={Training.FASTAT}",
+        f"threat.surrogate={Surrogate.POLYNOMIAL}",
+        defaults=["retraining.learning_rate=0.01"],
         images=arguments.images,
         queries=arguments.queries,
     )
-    data = datasets.load(settings.data, seed=0)
-    images = data.test.first(arguments.images)
+    images = bench.first(data.test, arguments.images)
     adversarial = next((each for each in arguments.trainings if each != "natural"), None)
     found: dict[str, list[Row]] = {}
     for seed, training, format_ in product(arguments.seeds, arguments.trainings, arguments.formats):

@@ -113,7 +113,7 @@ def milestones(table: pd.DataFrame) -> list[Milestone]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bench.parser(__doc__)
     parser.add_argument("networks", type=Path, nargs="+")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, default=Path())

@@ -25,9 +25,12 @@ from scipy.stats import kendalltau
 from victims import grey, masked
 
 import mbnas
+from mbnas import data as datasets
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.auditing import PLANS, Case
 from mbnas.bops import bops
+from mbnas.data import Data
+from mbnas.errors import SettingsError
 from mbnas.evaluation import correct_at_each_iterate
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family
@@ -198,7 +201,7 @@ def test_no_change_contradicts_the_label_of_a_row(
     options = ["--data", str(tmp_path), "--work", str(tmp_path), "--formats", "float"]
     changed = change.format("{name: resnet32}")
     monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *options, "--set", changed])
-    with pytest.raises(SystemExit, match=r"--set contradicts .* by --model, .*--trainings"):
+    with pytest.raises(SystemExit, match=r"a change by --set .* contradicts backbone\.name="):
         script.bench.run(script.main)
     assert list(tmp_path.iterdir()) == []
 
@@ -298,7 +301,7 @@ def test_a_network_is_called_like_its_folder_or_its_file(
         ("study_ranking", ("{}/none", "--work", "{}/work")),
         ("threat_sweep", ("{}/none", "--out", "{}")),
         ("check_attacks", ("{}/none", "--data", "{}/none")),
-        ("collect_run", ("{}/none", "--command", "mbnas search")),
+        ("collect_run", ("{}/none", "--command", "mbnas search", "--commit", "0")),
     ],
     indirect=["script"],
 )
@@ -317,7 +320,9 @@ def test_a_mistake_is_answered_in_one_line(
     ("script", "mistake"),
     [
         ("study_recipe", ("--set", "retraining.epoch=3")),
+        ("study_recipe", ("--set", "retraining.epochs=3")),
         ("study_surrogates", ("--formats", "mbn1x1", "mbn9x9")),
+        ("study_surrogates", ("--set", "retraining.training=n-fgsm")),
     ],
     indirect=["script"],
 )
@@ -326,9 +331,42 @@ def test_a_study_that_cannot_be_begun_leaves_nothing(
 ) -> None:
     options = ["--data", str(tmp_path), "--work", str(tmp_path / "work"), *mistake]
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *options])
-    with pytest.raises(SystemExit, match=r"epoch|mbn9x9"):
+    with pytest.raises(SystemExit, match=r"retraining\.epoch\b|contradicts .*, retraining|mbn9x9"):
         script.bench.run(script.main)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["study"], indirect=True)
+def test_a_study_goes_on_with_its_own_images_and_space(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = mbnas.load(ROOT / "search_spaces" / "digits.yaml", ["data.train_images=20"]).data
+    whole = datasets.load(digits, seed=0)
+
+    def begun(data: Data, *changes: str) -> object:
+        monkeypatch.setattr(script.datasets, "load", lambda *_, **__: data)
+        options = ["--data", str(tmp_path), "--work", str(tmp_path / "work")]
+        options += ["--train-images", "20", *(part for each in changes for part in ("--set", each))]
+        parsed = script.parser(None, epochs=1, formats=["float"]).parse_args(options)
+        return script.begun(parsed)
+
+    begun(whole)
+    begun(whole)
+    with pytest.raises(SettingsError, match=r"fingerprint: .*; give another --work"):
+        begun(replace(whole, test=whole.test.first(9)))
+    with pytest.raises(SettingsError, match=r"\(threat\.steps: 20 -> 3\); give another --work"):
+        begun(whole, "threat.steps=3")
+
+
+@pytest.mark.parametrize("script", ["bench"], indirect=True)
+def test_a_copy_of_a_run_is_of_no_other(script: ModuleType, run: RunFolder, tmp_path: Path) -> None:
+    for _ in range(2):
+        copy = script.copied(run, tmp_path / "copy", without="candidates")
+    assert copy.supernet_file.read_bytes() == run.supernet_file.read_bytes()
+    assert not (copy.path / "candidates").exists()
+    copy.supernet_file.write_bytes(b"another")
+    with pytest.raises(SettingsError, match="is a copy of another run"):
+        script.copied(run, tmp_path / "copy", without="candidates")
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
@@ -364,7 +402,8 @@ def test_a_finished_run_becomes_a_table(
 ) -> None:
     monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
     command = "mbnas search --space search_spaces/digits.yaml"
-    monkeypatch.setattr(sys, "argv", ["collect_run.py", str(run.path), "--command", command])
+    options = [str(run.path), "--command", command, "--commit", "0123456"]
+    monkeypatch.setattr(sys, "argv", ["collect_run.py", *options])
     script.main()
     found = json.loads((tmp_path / "search-digits.json").read_text())
     shown = importlib.import_module("readme_tables").search(found)
@@ -513,6 +552,11 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     row = "| as the space says | 0.00 ± 0.00 | 90.0 ± 0.0 | 60.0 ± 0.0 | 50.0 ± 5.0 "
     assert f"{row}| 16.7 ± 5.8 | 6.7 ± 7.6 | 0 |" in shown
     assert "| 1x2*2 | 0.00 | 23.3 ± 15.3 |" in shown
+    elsewhere = [each | {"change": "fewer"} for each in told if each["assignment"] == "1x1"]
+    finding = [each | {"change": "fewer"} for each in told if each["find"]]
+    result["measured"]["networks"] = [*elsewhere, *finding, *told]
+    assert "| 1x2*2 | 0.00 |  | 23.3 ± 15.3 |" in script.finds(result)
+    result["measured"]["networks"] = told
     for each in told:
         each["natural"], each["robust"] = -each["worst case"], each["worst case"]
     shown = script.fronts(result)
@@ -537,7 +581,8 @@ def test_supernets_of_both_rules_are_trained_once_and_ranked(
     write_json(tmp_path / "ranking-digits.json", ranking)
     options = ["--space", "search_spaces/digits.yaml", "--work", str(tmp_path / "work")]
     options += ["--seeds", "0", "1", "--trained", "3", "--vary", "supernet.epochs=1"]
-    options += [part for change in TINY for part in ("--set", change)]
+    brief = [change for change in TINY if not change.startswith("supernet.sampled")]
+    options += [part for change in brief for part in ("--set", change)]
     monkeypatch.setattr(sys, "argv", ["study_supernet.py", *options])
 
     def scores(problem: Problem, assignment: Assignment) -> Trial:
