@@ -84,7 +84,8 @@ def apgd(
     ascent = _begin(adversarial.clone(), value, gradient, 2 * eps)
     periods = {end: end - begin for begin, end in pairwise(checkpoints(steps))}
     for k in range(1, steps + 1):
-        standing, ascent = standing[still], _Ascent(*(each[still] for each in ascent))
+        kept = still.nonzero()[:, 0]
+        standing, ascent = standing[kept], _Ascent(*(each[kept] for each in ascent))
         if len(standing) == 0:
             break
         momentum = MOMENTUM if k > 1 else 1.0

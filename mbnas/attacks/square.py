@@ -65,12 +65,12 @@ def square(
         for _ in range(_DRAWS):
             squares = torch.where(colour, ceiling, floor)
             tried = torch.where(inside, squares, best)
-            idle = (tried == best).flatten(1).all(dim=1)
-            if not idle.any():
+            idle = (tried == best).flatten(1).all(dim=1).nonzero()[:, 0]
+            if len(idle) == 0:
                 break
-            colour[idle] = either(int(idle.sum()), channels, 1, 1)
+            colour[idle] = either(len(idle), channels, 1, 1)
         found = margin(model(tried), y[standing])
-        better = found > values[standing]
+        better = (found > values[standing]).nonzero()[:, 0]
         adversarial[standing[better]], values[standing[better]] = tried[better], found[better]
     return adversarial
 
