@@ -69,6 +69,9 @@ def test_an_eps_of_the_wrong_scale_is_refused_by_every_attack(eps: float) -> Non
 
 def test_a_step_of_the_wrong_scale_is_refused() -> None:
     x, y = batch()
+    for attack in (fgsm, n_fgsm):
+        with pytest.raises(SettingsError, match=r"step 8 is not in the scale of images"):
+            attack(linear, x, y, eps=0.1, step=8, generator=seeded())
     with pytest.raises(SettingsError, match=r"step 2 is not in the scale of images"):
         pgd(linear, x, y, eps=0.1, step=2, steps=1, generator=seeded())
 

@@ -80,6 +80,7 @@ def fgsm(
     It runs in every step of training, where a look at the images would make a GPU wait: unlike
     other attacks it does not check that they are in [0, 1].
     """
+    require_scale("step", step)
     lower, upper = ball(x, eps)
     return _stepped(model, uniform_start(x, eps, generator), y, step).clamp(lower, upper)
 
@@ -95,6 +96,7 @@ def n_fgsm(
         (B, C, H, W) in [0, 1], within 2 eps + step of ``x``.
     """
     require_scale("eps", eps)
+    require_scale("step", step)
     noise = uniform(x, generator) * 4 * eps - 2 * eps
     return _stepped(model, x + noise, y, step).clamp(0, 1)
 
