@@ -578,6 +578,25 @@ def test_a_gradient_at_a_single_pixel_is_a_gradient() -> None:
     assert Case(corner, GREY, THREAT, 0).zero_gradients(Surrogate.STE) == 0
 
 
+def test_what_falls_within_eps_counts_wherever_the_curve_finds_it(tmp_path: Path) -> None:
+    def shell(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        """Wrong where a pixel is 0.3 to 0.7 eps off: nearer than noise and other attacks look."""
+        off = (x - GREY.gather(slice(1))[0]).abs().flatten(1).amax(dim=1) / THREAT.eps
+        right = ((off < 0.3) | (off > 0.7)).float() + 0 * x.flatten(1).sum(dim=1)
+        return torch.stack((right, 1 - right), dim=1)
+
+    dark = grey([115] * 8, [0] * 8, side=16)
+    found = gathered(Case(shell, dark, THREAT, 0), replace(SHORT, curve_images=3), tmp_path)
+    assert {radius: left for radius, left in found.radii.items() if radius <= THREAT.eps} == {
+        0: 1,
+        THREAT.eps / 4: 1,
+        THREAT.eps / 2: 0,
+        THREAT.eps: 1,
+    }
+    assert all(mask.all() for mask in found.sweep.values())
+    assert found.worst.tolist() == [False] * 3 + [True] * 5
+
+
 def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 

@@ -38,7 +38,7 @@ class Evidence:
         swept: under all of the above.
         standing: after each further attack in turn, of those that stood before.
         noise: of the natural ones, under every random perturbation.
-        radii: eps -> fraction standing under the strongest attack.
+        radii: eps -> fraction of the first images standing under the strongest attack.
         rises: surrogate -> mean loss at each iterate.
         zero_gradients: surrogate -> fraction of images whose loss has no gradient at all.
     """
@@ -75,6 +75,11 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     strongest = min(sweep, key=lambda pair: int(sweep[pair].sum()))
     alone = (natural, noise, scored, *sweep.values(), *last.values(), *every.values())
     swept = torch.cat([masks.view(-1, len(natural)) for masks in alone]).all(dim=0)
+    few = case.first(plan.curve_images)
+    curve = _curve(few, plan, ledger, natural[: plan.curve_images], strongest)
+    for radius, mask in curve.items():
+        if radius <= case.threat.eps:
+            swept[: len(mask)] &= mask
     further = _attacks(case, plan, sources, strongest)
     standing: dict[str, Tensor] = {}
     left, settled = swept, False
@@ -84,7 +89,6 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
         before, left = left, ledger.mask(name, partial(case.standing, attack, model, left))
         settled = name.startswith(DOUBLED) and torch.equal(before, left)
         standing[name] = left
-    few = case.first(plan.curve_images)
     return Evidence(
         natural=natural,
         noise=noise,
@@ -95,7 +99,7 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
         strongest=_named(strongest),
         swept=swept,
         standing=standing,
-        radii=_radii(few, plan, ledger, natural[: plan.curve_images], strongest),
+        radii={radius: float(mask.float().mean()) for radius, mask in curve.items()},
         rises={
             surrogate.value: ledger.numbers(
                 f"loss, {surrogate}", partial(few.rise, surrogate, 2 * plan.sweep)
@@ -202,20 +206,18 @@ def _attacks(
     return white_box | transfer
 
 
-def _radii(
+def _curve(
     few: Case, plan: Plan, ledger: Ledger, natural: Tensor, strongest: Pair
-) -> dict[float, float]:
-    """The curve over eps; 1 is the whole box, where nothing should stand."""
+) -> dict[float, Tensor]:
+    """What stands over eps; 1 is the whole box, where nothing should."""
     inside = [each * few.threat.eps for each in RADII]
-    reached = {0.0: float(natural.float().mean())}
+    left = {0.0: natural}
     for radius in (*(each for each in inside if each < 1), 1.0):
         attack, model = few.pgd(*strongest, plan.sweep, radius), few.through(strongest[1])
-
-        def left(attack: Attack = attack, model: Model = model) -> float:
-            return float(few.standing(attack, model, natural).float().mean())
-
-        reached[radius] = ledger.number(f"eps {radius:.4g}", left)
-    return reached
+        left[radius] = ledger.mask(
+            f"eps {radius:.4g}", partial(few.standing, attack, model, natural)
+        )
+    return left
 
 
 def _pairs(plan: Plan, own: Surrogate) -> list[Pair]:
