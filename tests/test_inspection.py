@@ -15,6 +15,7 @@ from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.errors import DataError, SettingsError
+from mbnas.files import write_json
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.inspection import (
@@ -113,6 +114,15 @@ def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Pat
     audit_checkpoint(one, Effort.QUICK)
     audit_checkpoint(one, Effort.QUICK, transfer=[two])  # more evidence is welcome
     assert file.read_bytes() == before
+
+
+def test_an_audit_with_autoattack_is_not_made_again_without(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", "mbn1x1")
+    audit_checkpoint(folder, Effort.QUICK)
+    record = json.loads(audit_file(folder, Effort.QUICK).read_text())
+    record["plan"]["autoattack"] = True  # as where it is installed
+    write_json(audit_file(folder, Effort.QUICK), record)
+    assert audit_checkpoint(folder, Effort.QUICK) == record
 
 
 def test_an_audit_is_made_once_wherever_the_networks_it_tried_lie(
