@@ -144,7 +144,10 @@ def search(
     except KeyboardInterrupt:
         if not runs.RunFolder(folder).settings_file.exists():
             _fail("interrupted before the run began; give the same command again", 130)
-        flags = (("--executor", executor), ("--workers", workers), ("--address", address))
+        flags: list[tuple[str, object]] = [("--executor", executor), ("--workers", workers)]
+        flags.append(("--address", address))
+        if resume is not None:  # what the folder does not know
+            flags += [("--data", data), *(("--set", each) for each in overrides or ())]
         given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]
         go_on = ["mbnas", "search", "--resume", str(folder), *chain.from_iterable(given)]
         _fail(f"interrupted; go on with: {shlex.join(go_on)}", 130)

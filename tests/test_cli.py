@@ -594,6 +594,18 @@ def test_an_interruption_before_there_is_a_run_advises_no_resuming(
     assert line == "mbnas: interrupted before the run began; give the same command again"
 
 
+def test_an_interrupted_resuming_is_gone_on_with_as_it_was_called(
+    mistake: Callable[..., str], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mbnas.pipeline.resume_search", interrupted)
+    words = ["search", "--resume", str(finished), *INPROCESS, "--set", "device=cpu"]
+    line = mistake(*words, code=130)
+    assert line == f"mbnas: interrupted; go on with: mbnas {' '.join(words)}"
+
+
 def test_images_that_may_not_be_read_are_named(
     mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
