@@ -265,13 +265,16 @@ def test_there_is_a_worker_for_each_thread_or_gpu(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("workers", "gpus", "share"), [(1, 0, 0), (2, 2, 1), (5, 2, 1 / 3), (8, 1, 1 / 8), (1, 4, 1)]
+    ("workers", "gpus", "share"), [(2, 2, 1), (5, 2, 1 / 3), (8, 1, 1 / 8), (1, 4, 1)]
 )
 def test_no_worker_shares_a_gpu_with_more_others_than_it_must(
     monkeypatch: pytest.MonkeyPatch, workers: int, gpus: int, share: float
 ) -> None:
     from mbnas.search import raytune
 
-    resources = {"CPU": 8.0, **({"GPU": float(gpus)} if gpus else {})}
+    resources = {"CPU": 8.0, "GPU": float(gpus)}
     monkeypatch.setattr(raytune.ray, "cluster_resources", lambda: resources)
     assert raytune.gpu_share(workers) == share
+    del resources["GPU"]
+    with pytest.raises(SettingsError, match=r"has no GPU .* or score .* --set device=cpu"):
+        raytune.gpu_share(workers)

@@ -102,15 +102,19 @@ class SessionSearcher(Searcher):
 def run(
     problem: Problem, session: Session, workers: int, address: str | None, device: torch.device
 ) -> None:
-    """Score candidates with Ray Tune until the session is finished."""
+    """Score candidates with Ray Tune until the session is finished.
+
+    Raises:
+        SettingsError: if there is no cluster at the address, or none with a GPU where one is asked.
+    """
     on_cpu = problem.to(torch.device("cpu"))  # from where it is sent to the workers
     ours = not ray.is_initialized()
     if ours:
         _connect(address, workers)
-    gpus = gpu_share(workers) if device.type == "cuda" else 0.0
     trainable = tune.with_parameters(Scorer, problem=on_cpu, device=device)
     searcher = SessionSearcher(session, problem.space.layers)
     try:
+        gpus = gpu_share(workers) if device.type == "cuda" else 0.0
         with tempfile.TemporaryDirectory(prefix="mbnas-ray-") as storage:
             results = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
@@ -137,13 +141,21 @@ def run(
 
 
 def gpu_share(workers: int) -> float:
-    """How much of a GPU each of so many workers has in the connected cluster; 0 without GPUs.
+    """How much of a GPU each of so many workers has in the connected cluster.
 
     A worker is on one GPU, however many there are.
+
+    Raises:
+        SettingsError: if there is none.
     """
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = resources.get("GPU", 0)
-    return 1 / math.ceil(workers / gpus) if gpus else 0.0
+    if not gpus:
+        raise SettingsError(
+            "the Ray cluster has no GPU where this process has one; start it on machines that "
+            "have, or score on processors with --set device=cpu"
+        )
+    return 1 / math.ceil(workers / gpus)
 
 
 def _connect(address: str | None, workers: int) -> None:
