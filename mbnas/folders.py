@@ -54,6 +54,8 @@ def read(root: Path, size: int) -> tuple[Images, Images]:
                 f"no folder {str(root / split)!r}; images are looked for in train/<class>/ and "
                 "test/<class>/ (or val/<class>/) below it: name the right folder with --data DIR"
             )
+    for split in ("train", test):  # before hours go into decoding the first
+        _require_none_beside_classes(root / split)
     train_images, train_classes = _image_tree(root / "train", size)
     test_images, test_classes = _image_tree(root / test, size)
     if train_classes != test_classes:
@@ -68,7 +70,6 @@ def read(root: Path, size: int) -> tuple[Images, Images]:
 def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
     """Images below ``folder/<class>`` as (N, 3, size, size), decoded on the first read only."""
     classes = subfolders(folder)
-    _require_none_beside_classes(folder)
     found = [(label, path) for label, name in enumerate(classes) for path in _files(folder / name)]
     listing = [(label, path) for label, path in found if path.suffix.lower() in SUFFIXES]
     if not listing:
@@ -115,7 +116,7 @@ def _require_none_beside_classes(folder: Path) -> None:
         path.name for path in folder.iterdir() if path.suffix.lower() in {*SUFFIXES, ".tar"}
     )
     if missed:
-        unpacked = missed[0].endswith(".tar")
+        unpacked = missed[0].startswith("ILSVRC2012_") or missed[0].endswith(".tar")  # ImageNet
         advice = (
             f"if an unpacking broke off, delete {str(folder)!r} for it to begin anew, else move it"
             if unpacked

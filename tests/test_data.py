@@ -355,6 +355,10 @@ def unpack(root: Path) -> None:
     (root / "test" / "cat.tar").touch()
 
 
+def scatter(root: Path) -> None:
+    (root / "test" / "cat" / "0.png").rename(root / "test" / "ILSVRC2012_val_00000001.JPEG")
+
+
 def single(root: Path) -> None:
     for split in ("train", "test"):
         shutil.rmtree(root / split / "cat")
@@ -380,6 +384,7 @@ def rename(root: Path) -> None:
         (deepen, {}, "image '{root}/train/cat/0.png' has more than 8 bits a channel"),
         (loosen, {}, "'{root}/test/0.png' lies beside the classes; move it into the folder of one"),
         (unpack, {}, "'{root}/test/cat.tar' lies beside the classes; if an unpacking broke off"),
+        (scatter, {}, "lies beside the classes; if an unpacking broke off, delete '{root}/test'"),
         (single, {}, "data 'folder' has a single class; give two or more to tell apart"),
         (rename, {}, "'{root}': train and test have different classes (cat, lynx)"),
         (keep, {"root": None}, "needs a folder; give --data DIR"),
