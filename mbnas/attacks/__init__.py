@@ -2,7 +2,8 @@
 
 ``model`` maps images (B, C, H, W) to logits (B, classes); which surrogate its gradient takes is
 bound by the caller, e.g. ``lambda x: network(x, Surrogate.STE)``. Of attacks that take
-more than one step, images that are broken leave the batch; none takes gradients of parameters.
+more than one step, images that are broken leave the batch, unless PGD is to go to its last iterate;
+none takes gradients of parameters.
 """
 
 from mbnas.attacks.apgd import apgd, apgd_targeted

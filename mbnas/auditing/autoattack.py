@@ -22,7 +22,7 @@ def standard(model: Model, x: Tensor, y: Tensor, *, eps: float, seed: int) -> Te
     """
     from pyautoattack import AutoAttack  # noqa: PLC0415 (optional)
 
-    with torch.random.fork_rng(devices=[]):  # it seeds torch itself
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):  # it seeds torch itself
         attack = AutoAttack(_Module(model), eps=eps, seed=seed, device=x.device)
         with torch.no_grad():
             classes = model(x[:1]).shape[1]

@@ -145,12 +145,12 @@ def _zero_gradients(evidence: Evidence) -> Check:
 def _convergence(evidence: Evidence) -> Check:
     late = {name: _late_rise(curve) for name, curve in evidence.rises.items()}
     surrogate = max(late, key=lambda name: late[name])
-    value = 100 * late[surrogate]
+    value, nothing = 100 * late[surrogate], late[surrogate] == float("inf")
     return Check(
         "convergence of the loss",
-        f"{value:.0f} % of the rise is late ({surrogate})",
+        f"{'nothing rises' if nothing else f'{value:.0f} % of the rise is late'} ({surrogate})",
         "20 % in the last quarter of iterations (fails if nothing rises)",
-        Verdict.FAIL if value == float("inf") else _graded(value, 20, float("inf")),
+        Verdict.FAIL if nothing else _graded(value, 20, float("inf")),
         "While the loss still climbs at a steady rate (25 %), more iterations would find more.",
     )
 
@@ -196,7 +196,8 @@ _FURTHER = (
     (
         "more iterations and starts",
         DOUBLED,
-        "Iterations and random starts of the strongest attack doubled until the plan ends.",
+        "Iterations and starts of the strongest attack doubled, until that finds nothing or the "
+        "plan ends.",
     ),
     (
         "Square, gradient-free",
