@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,19 @@ def is_image_folder(root: Path) -> bool:
 
 def subfolders(folder: Path) -> list[str]:
     """Their names in order, without hidden ones; none if there is no ``folder``."""
+    with _readable():
+        try:
+            entries = (each for each in folder.iterdir() if not each.name.startswith("."))
+            return sorted(entry.name for entry in entries if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Inside, a folder that may not be read is a mistake of the user's."""
     try:
-        entries = (each for each in folder.iterdir() if not each.name.startswith("."))
-        return sorted(entry.name for entry in entries if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        yield
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename!r}: {error.strerror}; mend that, or name another folder "
@@ -112,9 +122,10 @@ def _files(folder: Path) -> list[Path]:
 
 def _require_none_beside_classes(folder: Path) -> None:
     """Images or archives that lie in ``folder`` itself would be missed."""
-    missed = sorted(
-        path.name for path in folder.iterdir() if path.suffix.lower() in {*SUFFIXES, ".tar"}
-    )
+    with _readable():
+        missed = sorted(
+            path.name for path in folder.iterdir() if path.suffix.lower() in {*SUFFIXES, ".tar"}
+        )
     if missed:
         unpacked = missed[0].startswith("ILSVRC2012_") or missed[0].endswith(".tar")  # ImageNet
         advice = (

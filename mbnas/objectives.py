@@ -101,7 +101,8 @@ def perturbed(
         case Training.NATURAL:
             return x
         case Training.FASTAT:
-            return fgsm(model, x, y, eps=eps, step=recipe.step or 1.25 * eps, generator=rng)
+            step = recipe.step or min(1.25 * eps, 1.0)
+            return fgsm(model, x, y, eps=eps, step=step, generator=rng)
         case Training.N_FGSM:
             return n_fgsm(model, x, y, eps=eps, step=recipe.step or eps, generator=rng)
 

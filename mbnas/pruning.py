@@ -96,9 +96,7 @@ def prune_network(
     require_images_of(trained, data.test)
     require_named_networks(settings, data.test)
     data.train.batch_size(settings.retraining.batch_size, parallel.count())
-    if not (path / ORIGIN_FILE).exists():
-        runs.require_new(path)
-    path.mkdir(parents=True, exist_ok=True)
+    parallel.led(lambda: _require_place(path))
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
         parallel.led(lambda: _require_same_pruning(path, settings, family, trained))
         done = finished(path, settings, family, data)
@@ -119,6 +117,13 @@ def _inherited(settings: Settings) -> dict[str, Any]:
         mode="json", include={"seed": True, "backbone": True, "data": {"validation"}}
     )
     return inherited
+
+
+def _require_place(path: Path) -> None:
+    """Check that a pruning was begun in ``path``, or make it a new folder."""
+    if not (path / ORIGIN_FILE).exists():
+        runs.require_new(path)
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def _require_same_pruning(path: Path, settings: Settings, family: Pruned, trained: Path) -> None:

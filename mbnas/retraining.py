@@ -116,6 +116,9 @@ def retrain(
 
     start, named = _kind(settings, source), _named(recipe)
     checkpoint = folder / f"training-{start}.pt"
+    testing = Journal(folder / f"testing-{start}-{fingerprint(data.test)[:8]}.jsonl")
+    if not checkpoint.exists():  # with which nothing but the same network goes on
+        testing.remove()
     folder.mkdir(parents=True, exist_ok=True)
     history = fit(
         network,
@@ -133,8 +136,6 @@ def retrain(
     def tested() -> Metrics:
         write_text(folder / "assignment.txt", f"{format_.widths}\n")
         save_network(folder / NETWORK_FILE, network, format_, settings, data.test)
-        # Of this network and no other that was being tested here: its file tells the images, too.
-        testing = Journal(folder / f"testing-{digest(folder)[:8]}.jsonl")
         metrics = {
             **described(settings, format_),
             "start": start,

@@ -185,7 +185,8 @@ def settled(space: Path, own: Sequence[str], changes: Sequence[str]) -> mbnas.Se
 
 def finds(run: RunFolder) -> list[Path]:
     """Folders of the Pareto members that a run has trained and measured."""
-    members = [run.candidate(each["id"]) for each in read_json(run.pareto_file)]
+    front = read_json(run.pareto_file, advice="let its search come to its end first")
+    members = [run.candidate(each["id"]) for each in front]
     return sorted(each for each in members if (each / METRICS_FILE).exists())
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     settings = run.settings()
     layers = settings.space.layers
     trials = [Trial.from_record(each, layers) for each in run.trials.read()]
-    finds = {each.name for each in bench.finds(run)}
+    finds = set() if arguments.uniform else {each.name for each in bench.finds(run)}
     chosen = [
         trial.id
         for trial in sorted(trials, key=lambda each: each.bops)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
+from unittest import mock
 
 import pytest
 import torch
@@ -265,16 +266,28 @@ def test_there_is_a_worker_for_each_thread_or_gpu(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("workers", "gpus", "share"), [(2, 2, 1), (5, 2, 1 / 3), (8, 1, 1 / 8), (1, 4, 1)]
+    ("workers", "gpus", "share"), [(1, 0, 0), (2, 2, 1), (5, 2, 1 / 3), (8, 1, 1 / 8), (1, 4, 1)]
 )
 def test_no_worker_shares_a_gpu_with_more_others_than_it_must(
     monkeypatch: pytest.MonkeyPatch, workers: int, gpus: int, share: float
 ) -> None:
     from mbnas.search import raytune
 
-    resources = {"CPU": 8.0, "GPU": float(gpus)}
+    resources = {"CPU": 8.0, **({"GPU": float(gpus)} if gpus else {})}
     monkeypatch.setattr(raytune.ray, "cluster_resources", lambda: resources)
     assert raytune.gpu_share(workers) == share
-    del resources["GPU"]
+
+
+def test_a_cluster_without_gpus_is_told_where_candidates_need_one(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mbnas.search import raytune
+
+    moved: list[torch.device] = []
+    monkeypatch.setattr(Problem, "to", lambda self, device: moved.append(device) or self)
+    monkeypatch.setattr(raytune.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(raytune.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    gpu, session = torch.device("cuda"), mock.Mock(Session)
     with pytest.raises(SettingsError, match=r"has no GPU .* or score .* --set device=cpu"):
-        raytune.gpu_share(workers)
+        raytune.run(problem, session, 2, "auto", gpu)
+    assert moved == [CPU, gpu]  # and back

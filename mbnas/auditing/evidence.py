@@ -35,7 +35,7 @@ class Evidence:
         sweep: of these, under each attack of the sweep, ``<loss>, <surrogate>``; each begins with
             all of them.
         strongest: which of the sweep left the fewest.
-        swept: under all of the above.
+        swept: under all of the above, noise, and what is within eps of the curve over it.
         standing: after each further attack in turn, of those that stood before.
         noise: of the natural ones, under every random perturbation.
         radii: eps -> fraction of the first images standing under the strongest attack.

@@ -111,10 +111,15 @@ def run(
     ours = not ray.is_initialized()
     if ours:
         _connect(address, workers)
-    trainable = tune.with_parameters(Scorer, problem=on_cpu, device=device)
     searcher = SessionSearcher(session, problem.space.layers)
     try:
         gpus = gpu_share(workers) if device.type == "cuda" else 0.0
+        if device.type == "cuda" and not gpus:
+            raise SettingsError(
+                "the Ray cluster has no GPU where this process has one; start it on machines that "
+                "have, or score on processors with --set device=cpu"
+            )
+        trainable = tune.with_parameters(Scorer, problem=on_cpu, device=device)
         with tempfile.TemporaryDirectory(prefix="mbnas-ray-") as storage:
             results = tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
@@ -141,21 +146,13 @@ def run(
 
 
 def gpu_share(workers: int) -> float:
-    """How much of a GPU each of so many workers has in the connected cluster.
+    """How much of a GPU each of so many workers has in the connected cluster; 0 without GPUs.
 
     A worker is on one GPU, however many there are.
-
-    Raises:
-        SettingsError: if there is none.
     """
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = resources.get("GPU", 0)
-    if not gpus:
-        raise SettingsError(
-            "the Ray cluster has no GPU where this process has one; start it on machines that "
-            "have, or score on processors with --set device=cpu"
-        )
-    return 1 / math.ceil(workers / gpus)
+    return 1 / math.ceil(workers / gpus) if gpus else 0.0
 
 
 def _connect(address: str | None, workers: int) -> None:
