@@ -196,6 +196,12 @@ VARIANTS = {
         for speed in (0.1, 0.3)
     },
     **{
+        f"PReLU, {surrogate}, averaged shortcuts, Muon 0.02": improved(
+            optimizer=Optimizer.MUON, learning_rate=2e-2, weight_surrogate=surrogate
+        )
+        for surrogate in (Surrogate.STE, Surrogate.WIDE, Surrogate.IDENTITY)
+    },
+    **{
         f"PReLU, tanh, averaged shortcuts, Muon 0.02, {what} in full precision": replace(
             improved(optimizer=Optimizer.MUON, learning_rate=2e-2), rebuild=rebuild
         )
