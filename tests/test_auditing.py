@@ -51,6 +51,7 @@ X, Y = IMAGES.gather(slice(None))
 
 
 @cache
+@torch.enable_grad()  # whoever asks first
 def honest() -> Network:
     """A float network, trained by FastAT for a few seconds."""
     table = backbones.build("resnet8", width=8, image=(1, 8, 8), classes=10)
