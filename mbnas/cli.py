@@ -144,8 +144,11 @@ def search(
     except KeyboardInterrupt:
         if not runs.RunFolder(folder).settings_file.exists():
             _fail("interrupted before the run began; give the same command again", 130)
-        flags: list[tuple[str, object]] = [("--executor", executor), ("--workers", workers)]
-        flags.append(("--address", address))
+        flags: list[tuple[str, object]] = [
+            ("--executor", executor),
+            ("--workers", workers),
+            ("--address", address),
+        ]
         if resume is not None:  # what the folder does not know
             flags += [("--data", data), *(("--set", each) for each in overrides or ())]
         given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]

@@ -64,8 +64,7 @@ def read(root: Path, size: int) -> tuple[Images, Images]:
                 f"no folder {str(root / split)!r}; images are looked for in train/<class>/ and "
                 "test/<class>/ (or val/<class>/) below it: name the right folder with --data DIR"
             )
-    for split in ("train", test):  # before hours go into decoding the first
-        _require_none_beside_classes(root / split)
+        _require_none_beside_classes(root / split)  # before hours go into decoding the first
     train_images, train_classes = _image_tree(root / "train", size)
     test_images, test_classes = _image_tree(root / test, size)
     if train_classes != test_classes:

@@ -197,16 +197,16 @@ def copied(run: RunFolder, target: Path, without: str) -> RunFolder:
         SettingsError: if there is one of another run.
     """
     copy = RunFolder(target)
-    pairs = ((run.supernet_file, copy.supernet_file), (run.trials.path, copy.trials.path))
-    if target.exists() and not all(filecmp.cmp(*pair, shallow=False) for pair in pairs):
-        raise SettingsError(
-            f"{str(target)!r} is a copy of another run than {str(run.path)!r}; give another --work"
-        )
     if not target.exists():
         unfinished = target.with_name(f"{target.name}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(run.path, unfinished, ignore=shutil.ignore_patterns(without))
         unfinished.rename(target)
+    pairs = ((run.supernet_file, copy.supernet_file), (run.trials.path, copy.trials.path))
+    if not all(filecmp.cmp(*pair, shallow=False) for pair in pairs):
+        raise SettingsError(
+            f"{str(target)!r} is a copy of another run than {str(run.path)!r}; give another --work"
+        )
     return copy
 
 

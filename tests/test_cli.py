@@ -583,12 +583,13 @@ def test_a_file_where_the_folder_should_be_is_explained(
         assert answer in mistake(*command, code=code)
 
 
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_interruption_before_there_is_a_run_advises_no_resuming(
     mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("mbnas.pipeline.datasets.load", interrupted)
     line = mistake(*SEARCH, "--budget", "1e9", "--out", str(tmp_path / "run"), code=130)
     assert line == "mbnas: interrupted before the run began; give the same command again"
@@ -597,9 +598,6 @@ def test_an_interruption_before_there_is_a_run_advises_no_resuming(
 def test_an_interrupted_resuming_is_gone_on_with_as_it_was_called(
     mistake: Callable[..., str], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("mbnas.pipeline.resume_search", interrupted)
     words = ["search", "--resume", str(finished), *INPROCESS, "--set", "device=cpu"]
     line = mistake(*words, code=130)

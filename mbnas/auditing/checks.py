@@ -146,9 +146,10 @@ def _convergence(evidence: Evidence) -> Check:
     late = {name: _late_rise(curve) for name, curve in evidence.rises.items()}
     surrogate = max(late, key=lambda name: late[name])
     value, nothing = 100 * late[surrogate], late[surrogate] == float("inf")
+    figure = "nothing rises" if nothing else f"{value:.0f} % of the rise is late"
     return Check(
         "convergence of the loss",
-        f"{'nothing rises' if nothing else f'{value:.0f} % of the rise is late'} ({surrogate})",
+        f"{figure} ({surrogate})",
         "20 % in the last quarter of iterations (fails if nothing rises)",
         Verdict.FAIL if nothing else _graded(value, 20, float("inf")),
         "While the loss still climbs at a steady rate (25 %), more iterations would find more.",
