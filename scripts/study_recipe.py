@@ -31,7 +31,7 @@ from mbnas.files import write_atomically, write_json
 from mbnas.images import Images
 from mbnas.layers import QuantizedConv2d, Rectifier, Unquantized, WeightQuantizer
 from mbnas.networks import Network
-from mbnas.normalisation import unchanged
+from mbnas.normalisation import Standard, unchanged
 from mbnas.precision import autocast
 from mbnas.randomness import derive
 from mbnas.settings import Optimizer, Precision, Settings, Surrogate, Training
@@ -77,6 +77,13 @@ def scales_of_layers(network: Network) -> None:
         layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
 
 
+def with_fixed_thresholds(network: Network) -> None:
+    """Weights on the grid that they begin with."""
+    for _, layer in convolutions(network):
+        assert isinstance(layer.weights, WeightQuantizer)
+        layer.weights.u.requires_grad_(False)
+
+
 def with_unlimited_weight_bases(network: Network) -> None:
     """Weights in full precision, activations as they are."""
     for _, layer in convolutions(network):
@@ -111,6 +118,18 @@ def with_weight_decay() -> AbstractContextManager[object]:
 
 def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
     return mock.patch("mbnas.layers.of_weight", unchanged)
+
+
+def of_channel(weight: Tensor) -> Standard:
+    """By mean and sample deviation over each output channel (Qin et al. 2020, Eq. 6)."""
+    with torch.no_grad():
+        deviation, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True)
+    one, zero = torch.ones_like(mean), torch.zeros_like(mean)
+    return Standard(mean, deviation, one, zero, weight[0].numel() - 1)
+
+
+def with_each_channel_standardised() -> AbstractContextManager[object]:
+    return mock.patch("mbnas.layers.of_weight", of_channel)
 
 
 def improved(*, teacher: str | None = None, **recipe: object) -> Variant:
@@ -210,6 +229,17 @@ VARIANTS = {
             ("activations", with_unlimited_activation_bases),
         )
     },
+    "PReLU, tanh, averaged shortcuts, Muon 0.02, thresholds fixed": replace(
+        improved(optimizer=Optimizer.MUON, learning_rate=2e-2), rebuild=with_fixed_thresholds
+    ),
+    "PReLU, tanh, averaged shortcuts, Muon 0.02, channels standardised": replace(
+        improved(optimizer=Optimizer.MUON, learning_rate=2e-2),
+        altered=with_each_channel_standardised,
+    ),
+    "PReLU, tanh, averaged shortcuts, Muon 0.02, scales at 0.1, channels standardised": replace(
+        improved(optimizer=Optimizer.MUON, learning_rate=2e-2, scale_speed=0.1),
+        altered=with_each_channel_standardised,
+    ),
 }
 
 
