@@ -121,7 +121,7 @@ def with_latent_weights_as_they_are() -> AbstractContextManager[object]:
 
 
 def of_channel(weight: Tensor) -> Standard:
-    """By mean and sample deviation over each output channel (Qin et al. 2020, Eq. 6)."""
+    """By mean and sample deviation over each output channel (Libra-PB; Qin et al. 2020)."""
     with torch.no_grad():
         deviation, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True)
     one, zero = torch.ones_like(mean), torch.zeros_like(mean)
@@ -139,6 +139,9 @@ def improved(*, teacher: str | None = None, **recipe: object) -> Variant:
         teacher=teacher,
         backbone={"prelu": True, "averaged_shortcuts": True},
     )
+
+
+by_muon = partial(improved, optimizer=Optimizer.MUON)
 
 
 VARIANTS = {
@@ -180,19 +183,17 @@ VARIANTS = {
     "PReLU, tanh, averaged shortcuts, 0.04": improved(learning_rate=4e-2),
     "PReLU, tanh, averaged shortcuts, batches of 64": improved(batch_size=64),
     **{
-        f"PReLU, tanh, averaged shortcuts, Muon {rate:g}": improved(
-            optimizer=Optimizer.MUON, learning_rate=rate
-        )
+        f"PReLU, tanh, averaged shortcuts, Muon {rate:g}": by_muon(learning_rate=rate)
         for rate in (2e-2, 4e-2, 8e-2)
     },
-    "PReLU, tanh, averaged shortcuts, Muon 0.04, batches of 64": improved(
-        optimizer=Optimizer.MUON, learning_rate=4e-2, batch_size=64
+    "PReLU, tanh, averaged shortcuts, Muon 0.04, batches of 64": by_muon(
+        learning_rate=4e-2, batch_size=64
     ),
-    "PReLU, tanh, averaged shortcuts, Muon 0.04, batches of 64, distilled": improved(
-        optimizer=Optimizer.MUON, learning_rate=4e-2, batch_size=64, teacher="today"
+    "PReLU, tanh, averaged shortcuts, Muon 0.04, batches of 64, distilled": by_muon(
+        learning_rate=4e-2, batch_size=64, teacher="today"
     ),
-    "PReLU, tanh, averaged shortcuts, Muon 0.02, distilled from float by Muon": improved(
-        optimizer=Optimizer.MUON, learning_rate=2e-2, teacher="Muon 0.02"
+    "PReLU, tanh, averaged shortcuts, Muon 0.02, distilled from float by Muon": by_muon(
+        teacher="Muon 0.02"
     ),
     **{
         f"Muon {rate:g}": Variant({"optimizer": Optimizer.MUON, "learning_rate": rate})
@@ -204,25 +205,21 @@ VARIANTS = {
         )
         for decay in (1e-2, 1e-1)
     },
-    "PReLU, tanh, averaged shortcuts, Muon 0.02, weight decay 0.1": improved(
-        optimizer=Optimizer.MUON, learning_rate=2e-2, weight_decay=1e-1
-    ),
+    "PReLU, tanh, averaged shortcuts, Muon 0.02, weight decay 0.1": by_muon(weight_decay=1e-1),
     "scales at 0.1": Variant({"scale_speed": 0.1}),
     **{
-        f"PReLU, tanh, averaged shortcuts, Muon 0.02, scales at {speed:g}": improved(
-            optimizer=Optimizer.MUON, learning_rate=2e-2, scale_speed=speed
+        f"PReLU, tanh, averaged shortcuts, Muon 0.02, scales at {speed:g}": by_muon(
+            scale_speed=speed
         )
         for speed in (0.1, 0.3)
     },
     **{
-        f"PReLU, {surrogate}, averaged shortcuts, Muon 0.02": improved(
-            optimizer=Optimizer.MUON, learning_rate=2e-2, weight_surrogate=surrogate
-        )
+        f"PReLU, {surrogate}, averaged shortcuts, Muon 0.02": by_muon(weight_surrogate=surrogate)
         for surrogate in (Surrogate.STE, Surrogate.WIDE, Surrogate.IDENTITY)
     },
     **{
         f"PReLU, tanh, averaged shortcuts, Muon 0.02, {what} in full precision": replace(
-            improved(optimizer=Optimizer.MUON, learning_rate=2e-2), rebuild=rebuild
+            by_muon(), rebuild=rebuild
         )
         for what, rebuild in (
             ("weights", with_unlimited_weight_bases),
@@ -230,14 +227,14 @@ VARIANTS = {
         )
     },
     "PReLU, tanh, averaged shortcuts, Muon 0.02, thresholds fixed": replace(
-        improved(optimizer=Optimizer.MUON, learning_rate=2e-2), rebuild=with_fixed_thresholds
+        by_muon(), rebuild=with_fixed_thresholds
     ),
     "PReLU, tanh, averaged shortcuts, Muon 0.02, channels standardised": replace(
-        improved(optimizer=Optimizer.MUON, learning_rate=2e-2),
+        by_muon(),
         altered=with_each_channel_standardised,
     ),
     "PReLU, tanh, averaged shortcuts, Muon 0.02, scales at 0.1, channels standardised": replace(
-        improved(optimizer=Optimizer.MUON, learning_rate=2e-2, scale_speed=0.1),
+        by_muon(scale_speed=0.1),
         altered=with_each_channel_standardised,
     ),
 }
