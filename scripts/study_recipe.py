@@ -11,7 +11,7 @@ is what ``mbnas train`` does in float32. Interrupted, it goes on where it stoppe
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from mbnas import freeze
 from mbnas.data import Data
+from mbnas.errors import SettingsError
 from mbnas.files import write_atomically, write_json
 from mbnas.images import Images
 from mbnas.layers import QuantizedConv2d, Rectifier, Unquantized, WeightQuantizer
@@ -70,18 +71,31 @@ def convolutions(network: Network) -> list[tuple[str, QuantizedConv2d]]:
     ]
 
 
+def weight_bases(network: Network) -> Iterator[WeightQuantizer]:
+    """Of each convolution of a multi-bit network.
+
+    Raises:
+        SettingsError: if it is of another format.
+    """
+    for name, layer in convolutions(network):
+        if not isinstance(layer.weights, WeightQuantizer):
+            raise SettingsError(
+                f"{name} has no weight bases, whose scales or thresholds a variant changes; give "
+                "--formats mbnMxN only, or --variants without that"
+            )
+        yield layer.weights
+
+
 def scales_of_layers(network: Network) -> None:
     """One alpha per base instead of one per base and output channel."""
-    for _, layer in convolutions(network):
-        assert isinstance(layer.weights, WeightQuantizer)
-        layer.weights.alpha = nn.Parameter(layer.weights.alpha.detach()[:, :1].clone())
+    for weights in weight_bases(network):
+        weights.alpha = nn.Parameter(weights.alpha.detach()[:, :1].clone())
 
 
 def with_fixed_thresholds(network: Network) -> None:
     """Weights on the grid that they begin with."""
-    for _, layer in convolutions(network):
-        assert isinstance(layer.weights, WeightQuantizer)
-        layer.weights.u.requires_grad_(False)
+    for weights in weight_bases(network):
+        weights.u.requires_grad_(False)
 
 
 def with_unlimited_weight_bases(network: Network) -> None:
@@ -331,6 +345,18 @@ def trained(
         return accuracy(network, data.validation)
 
 
+def require_possible(variants: Sequence[str], formats: Sequence[str], settings: Settings) -> None:
+    """Check each variant with each format before anything is trained.
+
+    Raises:
+        SettingsError: if one cannot be trained.
+    """
+    for name, format_ in product(variants, formats):
+        VARIANTS[name].rebuild(study.untrained(settings, format_))
+        if VARIANTS[name].staged and settings.retraining.epochs < 2:
+            raise SettingsError(f"--epochs 1 has no first half for {name!r}; give 2 or more")
+
+
 def main() -> None:
     parser = study.parser(__doc__, epochs=15, formats=["mbn1x1"])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
@@ -339,6 +365,7 @@ def main() -> None:
     settings, data, options = study.begun(
         arguments, f"retraining.training={Training.NATURAL}", "retraining.teacher=null"
     )
+    require_possible(arguments.variants, arguments.formats, settings)
     found: dict[str, dict[str, list[float]]] = {}
     for seed, format_, name in product(arguments.seeds, arguments.formats, arguments.variants):
         file = arguments.work / f"{name.replace(' ', '-')}-{format_}-seed{seed}.json"

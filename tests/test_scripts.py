@@ -336,6 +336,24 @@ def test_a_study_that_cannot_be_begun_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("variants", "format_", "mistake"),
+    [
+        (["today", "scales per layer"], "float", "has no weight bases"),
+        (["PReLU, tanh, averaged shortcuts, Muon 0.02, thresholds fixed"], "xnor", "--variants"),
+        (["two stages"], "mbn1x1", "give 2 or more"),
+    ],
+)
+@pytest.mark.parametrize("script", ["study_recipe"], indirect=True)
+def test_a_variant_that_cannot_be_trained_is_told_before_any_is(
+    script: ModuleType, variants: Sequence[str], format_: str, mistake: str
+) -> None:
+    settings = tiny("retraining.epochs=1")
+    script.require_possible(["today"], [format_], settings)
+    with pytest.raises(SettingsError, match=mistake):
+        script.require_possible(variants, ["mbn1x1", format_], settings)
+
+
 @pytest.mark.parametrize("script", ["study"], indirect=True)
 def test_a_study_goes_on_with_its_own_images_and_space(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
