@@ -498,6 +498,38 @@ def rules(result: Result) -> str:
     return f"{described}\n\n{table(header, list(rows.values()))}"
 
 
+def engines(result: Result) -> str:
+    """What searches of the same supernets find, by engine."""
+    measured = result["measured"]
+    supernets, found = measured["supernets"], measured["found"]
+    described = (
+        f"`{result['command']}` ({machine(result)}). Supernets of seeds "
+        f"{', '.join(map(str, supernets))}, {measured['evaluations']} evaluations within "
+        f"{measured['budget'] / 1e6:g} MBOPS on {measured['scored on']} validation images; mean of "
+        f"{len(measured['seeds'])} searches by chance, ± standard deviation over supernets. The "
+        "hypervolume is a share of what all searches of a supernet dominate together."
+    )
+    rows = [
+        [
+            name,
+            *(
+                over_seeds([statistics.fmean(each[what][name]) for each in found])
+                for what in ("hypervolume", "robust")
+            ),
+            over_seeds(
+                [
+                    statistics.fmean(each["hypervolume"][name])
+                    - statistics.fmean(each["hypervolume"]["random"])
+                    for each in found
+                ]
+            ),
+        ]
+        for name in found[0]["robust"]
+    ]
+    header = ["engine", "hypervolume %", "highest PGD-20 %", "hypervolume more than random"]
+    return f"{described}\n\n{table(header, rows)}"
+
+
 def finds(result: Result) -> str:
     """What finds of several searches keep, and what uniform networks of the same supernets."""
     measured = result["measured"]
@@ -506,10 +538,12 @@ def finds(result: Result) -> str:
         f"`{result['command']}` ({machine(result)}). Percent of test images, mean ± standard "
         f"deviation over searches of seeds {', '.join(map(str, seeds))}. Behind it by how much "
         "finds keep more in the worst case than uniform networks that cost no more: than these in "
-        "the mean, and than the one of them that keeps most in the mean of the other seeds."
+        "the mean, and than the one of them that keeps most in the mean of the other seeds; then "
+        "apart, over networks."
     )
     ways = dict.fromkeys(each["change"] for each in networks)
     chosen: list[list[str]] = []
+    kinds: list[list[str]] = []
     kept: dict[tuple[int, str], dict[str, list[float]]] = {}
     for way in ways:
         of_way = [each for each in networks if each["change"] == way]
@@ -528,14 +562,15 @@ def finds(result: Result) -> str:
                     over_seeds([statistics.fmean(each[than] for each in run) for run in leads])
                     for than in (0, 1)
                 ),
-                str(sum(each["uniform"] for run in runs for each in run)),
             ]
         )
+        kinds += [[f"{name}, {way}" if way else name, *row] for name, *row in apart(runs, uniform)]
         for each in uniform:
             by_way = kept.setdefault((each["bops"], each["assignment"]), {})
             by_way.setdefault(way, []).append(each["worst case"])
     columns = ["MBOPS", "natural", "PGD-20", "worst case", "more than uniform", "than the best"]
-    found = table(["finds", *columns, "uniform themselves"], chosen)
+    found = table(["finds", *columns], chosen)
+    by_kind = table(["finds apart", "number", "MBOPS", "worst case", "than the best"], kinds)
     rows = [
         [
             short(Assignment.parse(assignment, measured["layers"])),
@@ -545,7 +580,35 @@ def finds(result: Result) -> str:
         for (cost, assignment), by_way in sorted(kept.items())
     ]
     header = ["uniform, worst case", "MBOPS", *(way or "as the space says" for way in ways)]
-    return f"{described}\n\n{found}\n\n{table(header, rows)}"
+    return "\n\n".join((described, found, by_kind, table(header, rows)))
+
+
+def apart(runs: list[list[dict[str, Any]]], uniform: list[dict[str, Any]]) -> list[list[str]]:
+    """Finds by kind: how many, their cost, what they keep, and :func:`lead` over the best."""
+
+    def rivals(find: dict[str, Any]) -> int:
+        return len({each["assignment"] for each in uniform if each["bops"] <= find["bops"]})
+
+    finds = [each for run in runs for each in run]
+    kinds = {
+        "the best of each search": [max(run, key=lambda each: each["worst case"]) for run in runs],
+        "uniform themselves": [each for each in finds if each["uniform"]],
+        "others as cheap as one uniform network only": [
+            each for each in finds if not each["uniform"] and rivals(each) == 1
+        ],
+        "all others": [each for each in finds if not each["uniform"] and rivals(each) > 1],
+    }
+    return [
+        [
+            name,
+            str(len(kind)),
+            averaged([each["bops"] / 1e6 for each in kind], 2),
+            over_seeds([each["worst case"] for each in kind]),
+            over_seeds([lead(each, uniform)[1] for each in kind]),
+        ]
+        for name, kind in kinds.items()
+        if kind
+    ]
 
 
 def fronts(result: Result) -> str:
@@ -676,6 +739,7 @@ KINDS: dict[str, Callable[[Result], str]] = {
     "recipe": recipe,
     "retraining": retraining,
     "rules": rules,
+    "engines": engines,
     "study": study,
     "sweep": sweep,
     "search": search,

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import random
 import re
 import runpy
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from helpers import ROOT, TINY, saved, tiny
+from helpers import ROOT, TINY, saved, scored, size, tiny
 from PIL import Image
 from scipy.stats import kendalltau
 from victims import grey, masked
@@ -455,6 +456,62 @@ def test_assignments_of_a_run_are_trained_alone_and_ranked(
     assert set(found["tau"]) == {"natural", "robust", "worst case"}
     rows = [row for each in found["assignments"] for row in each["alone"]]
     assert all(max(row["worst case"], row["robust"]) <= row["natural"] for row in rows)
+
+
+@pytest.mark.parametrize("script", ["study_engines"], indirect=True)
+def test_layers_one_by_one_find_the_best_of_all_where_their_effects_add_up(
+    script: ModuleType,
+) -> None:
+    space = Space(weights=(1, 2, 3), activations=(1, 2), layers=3)
+    effects = {each: random.Random(str(each)).random() for each in product((1, 2, 3), (1, 2))}
+
+    def worth(assignment: Assignment) -> float:
+        return sum((layer + 1) * effects[each] for layer, each in enumerate(assignment)) / 12
+
+    def score(assignments: Sequence[Assignment]) -> list[Trial]:
+        return [
+            replace(scored(each), natural=0.5, robust=worth(each), bops=size(each))
+            for each in assignments
+        ]
+
+    budget = size(space.largest) - 4
+    engine = script.Sensitivity(space, size, budget, evaluations=40)
+    found = script.searched(engine, 40, score)
+    assert len({trial.assignment for trial in found}) == len(found) <= 40
+    assert max(trial.bops for trial in found) <= budget
+    every = [space.decode(each) for each in product(*map(range, map(len, space.variables)))]
+    affordable = [each for each in every if size(each) <= budget]
+    best = max(map(worth, affordable))
+    assert max(trial.robust for trial in found) == pytest.approx(best)
+    with pytest.raises(SettingsError, match=r"evaluations .*there are 20; give more"):
+        script.Sensitivity(space, size, budget, evaluations=20)
+    with pytest.raises(SettingsError, match="2x2 everywhere, which costs more than"):
+        script.Sensitivity(space, size, 11, evaluations=40)
+
+
+@pytest.mark.parametrize("script", ["study_engines"], indirect=True)
+def test_engines_search_one_supernet_from_one_journal(
+    script: ModuleType, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    options = [str(run.path), "--work", str(tmp_path / "work"), "--seeds", "3", "4"]
+    monkeypatch.setattr(sys, "argv", ["study_engines.py", *options, "--evaluations", "60"])
+    script.main()
+    result = tmp_path / "engines-digits.json"
+    measured = json.loads(result.read_text())["measured"]
+    (found,) = measured["found"]
+    counts = {"uniform": 1, "sensitivity": 1, "pymoo": 2, "optuna": 2, "random": 2}
+    shares = found["hypervolume"]
+    assert {name: len(each) for name, each in shares.items()} == counts
+    (least,) = shares["uniform"]
+    assert all(least <= share <= 1 for each in shares.values() for share in each)
+    assert all(found["robust"]["uniform"] <= each for each in found["robust"].values())
+    shown = importlib.import_module("readme_tables").engines(json.loads(result.read_text()))
+    assert f"| uniform | {100 * least:.1f} | " in shown
+    assert shown.endswith(" | 0.0 |")  # random, more than random
+    with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
+        script.main()
+    assert json.loads(result.read_text())["measured"] == measured
 
 
 @pytest.mark.parametrize("script", ["study_retraining"], indirect=True)
