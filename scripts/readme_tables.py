@@ -655,9 +655,21 @@ def front(networks: list[dict[str, Any]], seeds: list[int]) -> str:
     more = (
         f"The {sum(map(len, leads))} members that are not uniform keep {than_all} points more in "
         f"the worst case than uniform networks that cost no more do in the mean, and {than_best} "
-        "more than that of them which is best on the other seeds."
+        "more than that of them which is best on the other seeds. Layer by layer they have in the "
+        f"mean {mean_bases([each['assignment'] for each in members if not each['uniform']])}."
     )
     return f"{table(['score', *reached], rows)}\n\n{more}"
+
+
+def mean_bases(assignments: list[str]) -> str:
+    """M and N of each layer, over assignments of as many layers."""
+    layers = len(assignments[0].split(","))
+    by_layer = list(zip(*(Assignment.parse(each, layers) for each in assignments), strict=True))
+    weights, activations = (
+        ", ".join(f"{statistics.fmean(bases[kind] for bases in layer):.1f}" for layer in by_layer)
+        for kind in (0, 1)
+    )
+    return f"{weights} weight and {activations} activation bases"
 
 
 def agreement_of(front: list[dict[str, Any]], score: str, column: str) -> float:

@@ -596,7 +596,7 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
         ("1x2", 2): (0.4, 0.1, 0.2),
         ("3x3", 9): (0.9, 0.9, 0.9),  # costs more than the find
     }
-    find = {"uniform": False, "find": True, "assignment": "1x1 1x2", "bops": 2}
+    find = {"uniform": False, "find": True, "assignment": "1x1,1x2", "bops": 2}
     networks = [
         {"uniform": True, "find": False, "seed": seed}
         | {"assignment": name, "bops": cost, "worst case": value}
@@ -625,7 +625,15 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     shown = script.finds(result)
     # by seed 0.10, 0.20 and 0.20 more than in the mean, 0.15, 0.00 and 0.05 more than 1x1
     row = "| as the space says | 0.00 ± 0.00 | 90.0 ± 0.0 | 60.0 ± 0.0 | 50.0 ± 5.0 "
-    assert f"{row}| 16.7 ± 5.8 | 6.7 ± 7.6 | 0 |" in shown
+    assert f"{row}| 16.7 ± 5.8 | 6.7 ± 7.6 |" in shown
+    # "1x1,1x2" costs as much as 1x2, so that it has two rivals on each of the three seeds
+    assert "| the best of each search | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 | 6.7 ± 7.6 |" in shown
+    assert "| all others | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 | 6.7 ± 7.6 |" in shown
+    assert "uniform themselves" not in shown
+    cheap = [{**each, "bops": 1} if each["find"] else each for each in told]
+    result["measured"]["networks"] = cheap
+    alone = "| others as cheap as one uniform network only | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 |"
+    assert alone in script.finds(result)
     assert "| 1x2*2 | 0.00 | 23.3 ± 15.3 |" in shown
     elsewhere = [each | {"change": "fewer"} for each in told if each["assignment"] == "1x1"]
     finding = [each | {"change": "fewer"} for each in told if each["find"]]
@@ -638,6 +646,7 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     assert "| PGD-20 | -1.00 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 |" in shown
     assert "| worst case | 1.00 ± 0.00 | -1.00 ± 0.00 | -1.00 ± 0.00 |" in shown
     assert "The 3 members that are not uniform keep 16.7 ± 5.8 points more" in shown
+    assert "they have in the mean 1.0, 1.0 weight and 1.0, 2.0 activation bases" in shown
 
 
 @pytest.mark.parametrize("script", ["study_supernet"], indirect=True)
