@@ -150,7 +150,11 @@ def search(
             ("--address", address),
         ]
         if resume is not None:  # what the folder does not know
-            flags += [("--data", data), *(("--set", each) for each in overrides or ())]
+            flags += [
+                ("--space", space),
+                ("--data", data),
+                *(("--set", each) for each in overrides or ()),
+            ]
         given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]
         go_on = ["mbnas", "search", "--resume", str(folder), *chain.from_iterable(given)]
         _fail(f"interrupted; go on with: {shlex.join(go_on)}", 130)

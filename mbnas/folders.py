@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def read(root: Path, size: int) -> tuple[Images, Images]:
         DataError: if a folder or an image is missing, corrupt, or beside the classes.
     """
     there = subfolders(root)
-    test = "test" if "test" in there else "val"
+    test = "test" if subfolders(root / "test") or "val" not in there else "val"
     for split in ("train", test):
         if split not in there:
             raise DataError(
@@ -65,18 +66,16 @@ def read(root: Path, size: int) -> tuple[Images, Images]:
                 "test/<class>/ (or val/<class>/) below it: name the right folder with --data DIR"
             )
         _require_none_beside_classes(root / split)  # before hours go into decoding the first
-    train_images, train_classes = _image_tree(root / "train", size)
-    test_images, test_classes = _image_tree(root / test, size)
-    if train_classes != test_classes:
-        odd = sorted(set(train_classes) ^ set(test_classes))
+    odd = sorted(set(subfolders(root / "train")) ^ set(subfolders(root / test)))
+    if odd:
         raise DataError(
             f"{str(root)!r}: train and {test} have different classes ({', '.join(odd[:5])}); "
             "each class needs a folder in both"
         )
-    return train_images, test_images
+    return _image_tree(root / "train", size), _image_tree(root / test, size)
 
 
-def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
+def _image_tree(folder: Path, size: int) -> Images:
     """Images below ``folder/<class>`` as (N, 3, size, size), decoded on the first read only."""
     classes = subfolders(folder)
     found = [(label, path) for label, name in enumerate(classes) for path in _files(folder / name)]
@@ -109,14 +108,22 @@ def _image_tree(folder: Path, size: int) -> tuple[Images, list[str]]:
     if others:
         named = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.items())
         log.info("%s: files left out: %s", folder, named)
-    return Images.of(torch.from_numpy(pixels), labels), classes
+    return Images.of(torch.from_numpy(pixels), labels)
 
 
 def _files(folder: Path) -> list[Path]:
     """All below, in links to folders, too; hidden ones, which systems leave behind, are none."""
-    below = os.walk(folder, followlinks=True)
-    paths = (Path(place) / name for place, _, names in below for name in names)
-    return sorted(path for path in paths if not path.name.startswith("."))
+    paths: list[Path] = []
+    with _readable():
+        for place, inner, names in os.walk(folder, onerror=_stop, followlinks=True):
+            inner[:] = (name for name in inner if not name.startswith("."))
+            paths += (Path(place) / name for name in names if not name.startswith("."))
+    return sorted(paths)
+
+
+def _stop(error: OSError) -> NoReturn:
+    """Rather than go on without a folder that cannot be read."""
+    raise error
 
 
 def _require_none_beside_classes(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mbnas import config, parallel
 from mbnas import data as datasets
-from mbnas.auditing import PLANS, audit, feasible, page
+from mbnas.auditing import PLANS, audit, begun_with, feasible, page
 from mbnas.checkpoints import NETWORK_FILE, digest, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, SettingsError
@@ -72,7 +72,8 @@ def audit_checkpoint(
     others = siblings(network_file(path).parent)
     known = [network_file(each).resolve() for each in (path, *others)]
     sources = {each.name: each for each in others}
-    sources |= {str(each): each for each in transfer if network_file(each).resolve() not in known}
+    further = [each for each in transfer if network_file(each).resolve() not in known]
+    sources |= {str(each.resolve() if str(each) in sources else each): each for each in further}
     return parallel.led(
         lambda: audited(network, format_.id, settings, images, path, effort, sources)
     )
@@ -112,6 +113,8 @@ def audited(
         enough = (plan.record(), replace(plan, autoattack=True).record())
         if known is not None and known["plan"] in enough and asked <= names.keys():
             log.info("%s was made before; this is what it says", file)
+            if begun_with(journal) <= known["sources"].keys():  # left by a kill
+                journal.remove()
         else:
             _require_no_more_tried(names, asked, file)
             found = audit(
@@ -126,7 +129,7 @@ def audited(
             known = {"network": digest(path), "sources": tried, **page.record(found)}
             write_text(file.with_suffix(".html"), page.page(known, name))
             write_json(file, known)
-        journal.remove()
+            journal.remove()
     return known
 
 

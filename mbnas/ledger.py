@@ -12,6 +12,14 @@ from torch import Tensor
 from mbnas.errors import DataError
 from mbnas.journal import Journal
 
+ORIGIN = "origin"
+
+
+def origin_of(journal: Journal) -> dict[str, Any]:
+    """What a ledger in it was begun for; empty if there is none."""
+    records = journal.read("name", "result")
+    return next((each["result"] for each in records if each["name"] == ORIGIN), {})
+
 
 @dataclass
 class Ledger:
@@ -33,7 +41,7 @@ class Ledger:
     def __post_init__(self) -> None:
         records = self.journal.read("name", "result")
         self.results = {record["name"]: record["result"] for record in records}
-        known = self._once("origin", lambda: self.origin)
+        known = self._once(ORIGIN, lambda: self.origin)
         others = [key for key, value in self.origin.items() if known.get(key) != value]
         if others:
             raise DataError(

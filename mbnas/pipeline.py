@@ -16,7 +16,7 @@ from mbnas import data as datasets
 from mbnas import parallel, runs
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
-from mbnas.checkpoints import load_network, load_supernet, save_supernet
+from mbnas.checkpoints import digest, load_network, load_supernet, save_supernet
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, SettingsError
@@ -148,6 +148,7 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
         assignment = parallel.led(lambda: _find(folder, settings, candidate))
         parallel.led(lambda: runs.record_data(folder, settings, fingerprint, data.held_out))
         supernet = load_supernet(folder.supernet_file)
+        parallel.led(lambda: runs.record_supernet(folder, digest(folder.supernet_file)))
         return _retrained(_Run(folder, settings, data.to(device), device), supernet, assignment)
 
 
@@ -212,6 +213,7 @@ def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Exe
     run = _Run(folder, settings, data.to(device), device)
     with suited_to(settings.table, settings.supernet):
         supernet = pretrained(folder, settings, run.data, device)
+    parallel.led(lambda: runs.record_supernet(folder, digest(folder.supernet_file)))
     torch.cuda.empty_cache()  # workers need what no process here does any more
     trials, front, worst_cases = parallel.led(lambda: _searched(run, supernet, executor))
     retrained: list[Metrics] = []

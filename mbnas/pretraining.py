@@ -62,7 +62,7 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
     :func:`mbnas.training.kept` for the epoch that remains.
     """
     if folder.supernet_file.exists():
-        folder.supernet_training.unlink(missing_ok=True)  # if killed before that
+        _clear(folder)  # if killed before that
         do = "restore that of this run, or move it away to train it anew"
         return _trained_so(folder, settings, do).to(device)
     recipe, seed = settings.supernet, derive(settings.seed, "supernet")
@@ -96,7 +96,13 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
 
     def save() -> None:
         save_supernet(folder.supernet_file, supernet, settings)
-        checkpoint.unlink()
+        _clear(folder)
 
     parallel.led(save)
     return supernet
+
+
+def _clear(folder: RunFolder) -> None:
+    """Remove the unfinished training, and halves of its files."""
+    for unfinished in (folder.supernet_training, *folder.path.glob(".supernet.*.partial")):
+        unfinished.unlink(missing_ok=True)

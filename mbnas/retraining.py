@@ -22,7 +22,6 @@ from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.networks import Network, Source, build_network, freeze, take_over
 from mbnas.objectives import network_objective
-from mbnas.precision import computed_in
 from mbnas.progress import log
 from mbnas.randomness import derive, generator, seeded
 from mbnas.sameness import identity, require_same
@@ -139,7 +138,7 @@ def retrain(
         metrics = {
             **described(settings, format_),
             "start": start,
-            "precision": computed_in(recipe, device),
+            "precision": " and ".join(dict.fromkeys(epoch.precision for epoch in history)),
             "learned_from": _learned_from(data, named),
             "test": asdict(final_scores(freeze(network), data.test, settings, testing)),
             "training": [asdict(epoch) for epoch in history],

@@ -114,6 +114,9 @@ def create(
         raise DataError(
             f"cannot write to {str(path)!r}: {error.strerror}; choose another --out"
         ) from None
+    except KeyboardInterrupt:  # for the same command to begin anew
+        folder.supernet_file.unlink(missing_ok=True)
+        raise
     return folder
 
 
@@ -164,6 +167,29 @@ def require_data(folder: RunFolder, settings: Settings, fingerprint: str, anew: 
             f"the images are not those that {str(folder.manifest_file)!r} tells of; give the "
             "original folder with --data, or start a new run"
         )
+
+
+def record_supernet(folder: RunFolder, digest: str) -> None:
+    """Note whose sub-networks are scored from now on, or check that those scored before are of it.
+
+    Args:
+        digest: of the file of the supernet.
+
+    Raises:
+        DataError: if they are of another.
+    """
+    known = read_json(folder.manifest_file)
+    if known.get("supernet") == digest:
+        return
+    scored = folder.trials.path.exists() or folder.early_trials.path.exists()
+    if "supernet" in known and scored:
+        raise DataError(
+            f"{str(folder.trials.path)!r} scores another supernet than "
+            f"{str(folder.supernet_file)!r}, which was replaced or trained anew since; restore "
+            f"the former, or search this one with `mbnas search --supernet "
+            f"{shlex.quote(str(folder.path))}`"
+        )
+    write_json(folder.manifest_file, {**known, "supernet": digest})
 
 
 def require_supernet(folder: RunFolder) -> None:

@@ -22,6 +22,7 @@ from mbnas.files import write_atomically
 from mbnas.images import Images
 from mbnas.objectives import Objective
 from mbnas.optimizers import Optimizers
+from mbnas.precision import computed_in
 from mbnas.progress import bar, log
 from mbnas.randomness import generator
 from mbnas.sameness import identity, require_same
@@ -30,12 +31,17 @@ from mbnas.settings import Recipe, Settings, Surrogate, Training
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the log says of one epoch; accuracies on held-out images, as fractions."""
+    """What the log says of one epoch; accuracies on held-out images, as fractions.
+
+    Attributes:
+        precision: of its convolutions; another machine may go on in another.
+    """
 
     number: int
     loss: float
     natural: float
     robust: float
+    precision: str
 
     def __str__(self) -> str:
         return (
@@ -87,6 +93,7 @@ def fit(
             "give a folder that all machines share"
         )
     guarded = min(recipe.guard_images, settings.data.validation)
+    precision = str(computed_in(recipe, next(module.parameters()).device))
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
             if _collapsed(history, recipe):
@@ -109,7 +116,8 @@ def fit(
                 _step(module, optimizer, recipe, progress)
                 advance(f"natural {history[-1].natural:.1%}" if history else "")
             parallel.share_buffers(module)
-            epoch = parallel.led(partial(_judged, number, float(total) / batches, guard))
+            mean = float(total) / batches
+            epoch = parallel.led(partial(_judged, number, mean, guard, precision))
             log.info("%s %s", title, epoch)
             history = (*history, epoch)
             if kept(history, recipe, guarded) is epoch:
@@ -134,13 +142,13 @@ def triangular(progress: float, peak: float, warmup: float) -> float:
     return peak * min(rising, (1 - progress) / (1 - warmup))
 
 
-def _judged(number: int, loss: float, guard: Callable[[], Scores]) -> Epoch:
+def _judged(number: int, loss: float, guard: Callable[[], Scores], precision: str) -> Epoch:
     if not math.isfinite(loss):
         raise SettingsError(
             f"training diverged in epoch {number} (the loss is {loss}); lower its learning_rate"
         )
     scores = guard()
-    return Epoch(number, loss, scores.natural, scores.robust)
+    return Epoch(number, loss, scores.natural, scores.robust, precision)
 
 
 def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:

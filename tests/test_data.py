@@ -1,5 +1,6 @@
 """Data sets: splits by seed, folders and their cache, fingerprints, and what is refused."""
 
+import errno
 import logging
 import os
 import pickle
@@ -170,6 +171,36 @@ def test_images_lie_below_links_and_what_is_left_out_is_said(
     assert re.search(r"train: files left out: .*2 \.HEIC", told)
     assert re.search(r"train: files left out: .*1 \.txt", told)
     assert f"{root / 'test'}: files left out" not in told
+
+
+def test_hidden_folders_below_a_class_hold_no_images(root: Path) -> None:
+    before, cat = folder(root).fingerprint(), root / "train" / "cat"
+    draw(noise(1)[0], cat / ".ipynb_checkpoints" / "0-checkpoint.png")
+    draw(noise(1)[0], cat / "0" / ".thumbnails" / "0.png")
+    assert folder(root).fingerprint() == before
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, scandir = root / "train" / "cat" / "more", os.scandir
+    draw(noise(1)[0], inner / "0.png")
+
+    def guarded(place: str) -> object:
+        if Path(place) == inner:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", guarded)  # root may read everything
+    assert complaint(root).startswith(f"cannot read '{inner}': Permission denied; mend that")
+
+
+def test_test_images_without_classes_give_way_to_validation_images(root: Path) -> None:
+    """As of ImageNet, whose test images have no labels."""
+    before = folder(root).fingerprint()
+    (root / "test").rename(root / "val")
+    draw(noise(1)[0], root / "test" / "ILSVRC2012_test_00000001.png")
+    assert folder(root).fingerprint() == before
 
 
 def test_training_images_that_a_space_leaves_out_are_counted(

@@ -63,6 +63,34 @@ def test_siblings_are_tried_once_wherever_the_audit_is_called_from(
         assert transfers == [f"transfer from {other.name}"]
 
 
+def test_a_network_called_like_a_sibling_is_tried_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates, others = tmp_path / "candidates", tmp_path / "others"
+    one = saved(candidates / "one", "mbn1x1")
+    saved(candidates / "other", "mbn2x2")
+    saved(others / "other", "float")
+    monkeypatch.chdir(others)
+    found = audit_checkpoint(one, Effort.QUICK, transfer=[Path("other")])
+    assert found["sources"].keys() == {"other", str(others / "other")}
+
+
+def test_what_is_known_takes_nothing_from_an_audit_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (saved(tmp_path / each, text) for each, text in (("a", "mbn1x1"), ("b", "float")))
+    first = audit_checkpoint(one, Effort.QUICK)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mbnas.auditing.case.Case.rise", Mock(side_effect=KeyboardInterrupt))
+        audit_checkpoint(one, Effort.QUICK, transfer=[two])
+    under_way = (one / "audit-quick.jsonl").read_bytes()
+    assert audit_checkpoint(one, Effort.QUICK) == first
+    assert (one / "audit-quick.jsonl").read_bytes() == under_way
+    monkeypatch.setattr("mbnas.auditing.case.Case.natural", None)  # which was measured before
+    audit_checkpoint(one, Effort.QUICK, transfer=[two])
+    assert not (one / "audit-quick.jsonl").exists()
+
+
 def test_a_network_is_not_measured_on_images_of_another_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

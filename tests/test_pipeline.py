@@ -19,7 +19,7 @@ from mbnas import config, inspection, pipeline, pretraining, runs
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
 from mbnas.auditing import PLANS
-from mbnas.checkpoints import load_network, load_supernet
+from mbnas.checkpoints import load_network, load_supernet, save_supernet
 from mbnas.data import Data
 from mbnas.errors import BudgetError, DataError, SettingsError
 from mbnas.files import alone_in, read_json, write_json
@@ -301,6 +301,25 @@ def test_a_run_does_not_go_on_with_other_settings(copied: RunFolder) -> None:
     other = tiny(*CHANGES, "threat.eps=0.01")
     with pytest.raises(SettingsError, match=r"other settings \(threat\.eps: 0\.1 -> 0\.01\)"):
         pipeline.resume_search(copied.path, other, INPROCESS)
+
+
+def test_what_one_supernet_scored_is_not_taken_for_scores_of_another(
+    outcome: Outcome, copied: RunFolder
+) -> None:
+    supernet = load_supernet(copied.supernet_file)
+    torch.nn.init.zeros_(supernet.classifier.weight)
+    save_supernet(copied.supernet_file, supernet, SETTINGS)
+    before = contents(copied)
+    another = r"trials\.jsonl' scores another supernet than"
+    with pytest.raises(DataError, match=another):
+        pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
+    with pytest.raises(DataError, match=another):
+        pipeline.retrain_candidate(copied.path, outcome.trials[0].id, SETTINGS)
+    assert contents(copied) == before
+    copied.supernet_file.unlink()  # on this machine the same is trained anew
+    again = pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
+    assert again.retrained == outcome.retrained
+    assert contents(copied) == contents(outcome.folder)
 
 
 def test_no_audit_takes_the_place_of_one_under_another_threat(

@@ -171,6 +171,16 @@ def test_the_folder_holds_the_network_that_was_measured(tmp_path: Path, start: R
     assert [epoch["number"] for epoch in metrics["training"]] == [1, 2, 3]
 
 
+def test_metrics_name_the_precision_of_every_machine_that_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mbnas.training.computed_in", lambda *_: "bfloat16")
+        interrupt(patched, "measure", 3)
+        from_scratch(tmp_path)
+    assert from_scratch(tmp_path)["precision"] == "bfloat16 and float32"
+
+
 def test_the_test_images_decide_nothing(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     first = from_supernet(one)

@@ -11,7 +11,7 @@ from mbnas import environment, runs
 from mbnas.environment import PACKAGES
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import read_json
-from mbnas.runs import RunFolder, manifest, record_data, reopen
+from mbnas.runs import RunFolder, manifest, record_data, record_supernet, reopen
 
 
 @pytest.fixture
@@ -86,6 +86,33 @@ def test_a_run_goes_on_with_its_own_images_only(folder: RunFolder) -> None:
     with pytest.raises(DataError, match=r"are not those that .*manifest\.json' tells of; give"):
         record_data(folder, folder.settings(), "beef", [1])
     assert [path.read_bytes() for path in (folder.manifest_file, folder.split_file)] == before
+
+
+def test_scores_are_of_one_supernet(folder: RunFolder) -> None:
+    record_data(folder, folder.settings(), "f00d", [1])
+    record_supernet(folder, "a")
+    record_supernet(folder, "b")  # nothing was scored by the former
+    assert read_json(folder.manifest_file) == {
+        **manifest(folder.settings(), "f00d"),
+        "supernet": "b",
+    }
+    folder.trials.append({})
+    record_supernet(folder, "b")
+    with pytest.raises(
+        DataError, match=r"scores another supernet than .* `mbnas search --supernet"
+    ):
+        record_supernet(folder, "a")
+    record_data(folder, folder.settings(), "f00d", [1])
+
+
+def test_a_run_that_was_interrupted_before_it_began_can_be_begun_again(tmp_path: Path) -> None:
+    def begin(folder: RunFolder) -> None:
+        folder.supernet_file.write_text("a supernet")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.create(tmp_path, tiny(), begin)
+    runs.create(tmp_path, tiny())
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"data": {"finger', b"\xff\xfe"])

@@ -386,7 +386,7 @@ def test_the_epoch_kept_is_the_one_kept_before_or_the_newest(
     scores: list[tuple[float, float]],
 ) -> None:
     """For no other one has weights on disk."""
-    history = [Epoch(number, 1.0, *each) for number, each in enumerate(scores, start=1)]
+    history = [Epoch(number, 1.0, *each, "float32") for number, each in enumerate(scores, start=1)]
     chosen = [kept(history[:count], FASTAT, 256) for count in range(1, len(history) + 1)]
     for before, after, newest in zip([history[0], *chosen], chosen, history, strict=False):
         assert after in (before, newest)

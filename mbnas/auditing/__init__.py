@@ -1,6 +1,6 @@
 """How robust a network is when everything is tried."""
 
-from mbnas.auditing.auditor import Audit, audit, feasible, withstanding
+from mbnas.auditing.auditor import Audit, audit, begun_with, feasible, withstanding
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Verdict
 from mbnas.auditing.efforts import PLANS, Plan
@@ -12,6 +12,7 @@ __all__ = [
     "Plan",
     "Verdict",
     "audit",
+    "begun_with",
     "feasible",
     "withstanding",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,9 +19,11 @@ from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.evaluation import Steered, another, require_sound
 from mbnas.images import Images
 from mbnas.journal import Journal
-from mbnas.ledger import Ledger
+from mbnas.ledger import Ledger, origin_of
 from mbnas.progress import bar, log
 from mbnas.settings import Surrogate, Threat
+
+SOURCES = "set of sources"
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,19 @@ def audit(
         "threat": threat.model_dump(mode="json"),
         "plan": plan.record(),
         "seed": seed,
-        "set of sources": {name: print_of(each) for name, each in sorted(others.items())},
+        SOURCES: {name: print_of(each) for name, each in sorted(others.items())},
         "number of images": len(images),
         "network (by its first logits)": print_of(network),
     }
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
     return Audit(threat, seed, plan, evidence, judge(evidence))
+
+
+def begun_with(journal: Journal) -> AbstractSet[str]:
+    """Of which sources an unfinished audit tries the adversarial images, by name."""
+    names: AbstractSet[str] = origin_of(journal).get(SOURCES, {}).keys()
+    return names
 
 
 def feasible(plan: Plan) -> Plan:
