@@ -149,10 +149,10 @@ def search(
             ("--workers", workers),
             ("--address", address),
         ]
-        if resume is not None:  # what the folder does not know
+        if resume is not None:  # some of it the folder does not know
             flags += [
-                ("--space", space),
-                ("--data", data),
+                *(("--space", space), ("--budget", budget), ("--data", data), ("--seed", seed)),
+                *(("--evaluations", evaluations), ("--retrain", retrain)),
                 *(("--set", each) for each in overrides or ()),
             ]
         given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]

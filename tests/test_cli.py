@@ -599,9 +599,11 @@ def test_an_interrupted_resuming_is_gone_on_with_as_it_was_called(
     mistake: Callable[..., str], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mbnas.pipeline.resume_search", interrupted)
-    words = ["search", "--resume", str(finished), *INPROCESS, "--set", "device=cpu"]
-    line = mistake(*words, code=130)
-    assert line == f"mbnas: interrupted; go on with: mbnas {' '.join(words)}"
+    space = ("--space", str(finished / "settings.yaml"))
+    for given in ((), space, (*space, "--seed", "0", "--retrain", "1")):
+        words = ["search", "--resume", str(finished), *INPROCESS, *given, "--set", "device=cpu"]
+        line = mistake(*words, code=130)
+        assert line == f"mbnas: interrupted; go on with: mbnas {' '.join(words)}"
 
 
 def test_images_that_may_not_be_read_are_named(
