@@ -43,26 +43,30 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, no other process is in here with the same folder.
+def alone_in(folder: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Inside, no other process is in here with the same folder; yields whether that is certain.
+
+    Args:
+        wait: for the other one to leave.
 
     Raises:
-        DataError: if one is.
+        DataError: if one is and is not waited for.
     """
     if fcntl is None:
-        yield
+        yield False
         return
+    certain = True
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise DataError(
                 f"another process works in {str(folder)!r}; wait for its end or choose another"
             ) from None
         except OSError:  # this file system locks no folders, NFS among others
-            pass
-        yield
+            certain = False
+        yield certain
     finally:
         os.close(handle)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mbnas.errors import DataError
-from mbnas.files import write_atomically
+from mbnas.files import alone_in, write_atomically
 from mbnas.images import Images
 from mbnas.progress import bar, log
 
@@ -90,11 +90,10 @@ def _image_tree(folder: Path, size: int) -> Images:
         )
     labels = torch.tensor([label for label, _ in listing])
     paths = [path for _, path in listing]
-    cached = _cache_folder() / f"{_listing_key(folder, paths, size)}.npy"
+    cached = _cache_folder() / _listing_key(folder, paths, size) / "pixels.npy"
     if not cached.exists():
         try:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
+            _decode_once(paths, size, cached)
         except OSError as error:
             raise DataError(
                 f"cannot write decoded images to {str(cached)!r}: {error.strerror}; {_ELSEWHERE}"
@@ -163,6 +162,18 @@ def _listing_key(folder: Path, paths: list[Path], size: int) -> str:
         digest.update(os.fsencode(path.relative_to(folder)))
         digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
+
+
+def _decode_once(paths: list[Path], size: int, cached: Path) -> None:
+    """Fill the folder of the cached copy, unless another process does so first."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(cached.parent, wait=True) as certain:
+        if cached.exists():
+            return
+        if certain:
+            for half in cached.parent.iterdir():  # that a kill left, of as many bytes as the whole
+                half.unlink()
+        write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
 
 
 def _decode_all(paths: list[Path], size: int, target: Path) -> None:

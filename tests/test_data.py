@@ -6,9 +6,13 @@ import os
 import pickle
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import numpy as np
@@ -271,6 +275,33 @@ def test_a_folder_is_decoded_once_however_it_is_written(
     monkeypatch.chdir(root.parent)
     assert folder(root).fingerprint() == folder(Path(root.name)).fingerprint()
     assert len(list(cache.rglob("*.npy"))) == 2  # of training and of test images
+
+
+def test_halves_that_a_kill_left_are_cleared(root: Path, cache: Path) -> None:
+    folder(root)
+    for file in cache.rglob("*.npy"):
+        file.rename(file.with_name(f".{file.name}.0123.partial"))
+    folder(root)
+    assert {file.name for file in cache.rglob("*") if file.is_file()} == {"pixels.npy"}
+
+
+def test_who_comes_while_a_folder_is_decoded_waits_for_that(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl", reason="only POSIX systems lock folders")
+    first, opened = threading.Event(), Mock(wraps=Image.open)
+
+    def slowly(path: Path) -> Image.Image:
+        first.set()
+        time.sleep(0.01)
+        return opened(path)
+
+    monkeypatch.setattr(Image, "open", slowly)
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(folder, root)
+        first.wait(timeout=60)
+        assert folder(root).fingerprint() == one.result().fingerprint()
+    assert opened.call_count == 10
 
 
 def test_names_need_not_be_utf_8(root: Path) -> None:
