@@ -501,33 +501,32 @@ def rules(result: Result) -> str:
 def engines(result: Result) -> str:
     """What searches of the same supernets find, by engine."""
     measured = result["measured"]
-    supernets, found = measured["supernets"], measured["found"]
+    found = measured["found"]
     described = (
         f"`{result['command']}` ({machine(result)}). Supernets of seeds "
-        f"{', '.join(map(str, supernets))}, {measured['evaluations']} evaluations within "
-        f"{measured['budget'] / 1e6:g} MBOPS on {measured['scored on']} validation images; mean of "
-        f"{len(measured['seeds'])} searches by chance, ± standard deviation over supernets. The "
-        "hypervolume is a share of what all searches of a supernet dominate together."
+        f"{', '.join(map(str, measured['supernets']))}, {measured['evaluations']} evaluations "
+        f"within {measured['budget'] / 1e6:g} MBOPS on {measured['scored on']} validation images; "
+        "mean ± standard deviation over searches. The hypervolume is a share of what all searches "
+        "of a supernet dominate together."
     )
     rows = [
         [
             name,
-            *(
-                over_seeds([statistics.fmean(each[what][name]) for each in found])
-                for what in ("hypervolume", "robust")
-            ),
+            str(sum(len(each["robust"][name]) for each in found)),
+            over_seeds([value for each in found for value in each["hypervolume"][name]]),
             over_seeds(
                 [
-                    statistics.fmean(each["hypervolume"][name])
-                    - statistics.fmean(each["hypervolume"]["random"])
+                    value - statistics.fmean(each["hypervolume"]["random"])
                     for each in found
+                    for value in each["hypervolume"][name]
                 ]
             ),
+            over_seeds([value for each in found for value in each["robust"][name]]),
         ]
         for name in found[0]["robust"]
     ]
-    header = ["engine", "hypervolume %", "highest PGD-20 %", "hypervolume more than random"]
-    return f"{described}\n\n{table(header, rows)}"
+    columns = ["searches", "hypervolume %", "more than random", "highest PGD-20 %"]
+    return f"{described}\n\n{table(['engine', *columns], rows)}"
 
 
 def finds(result: Result) -> str:

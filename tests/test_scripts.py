@@ -507,8 +507,8 @@ def test_engines_search_one_supernet_from_one_journal(
     assert all(least <= share <= 1 for each in shares.values() for share in each)
     assert all(found["robust"]["uniform"] <= each for each in found["robust"].values())
     shown = importlib.import_module("readme_tables").engines(json.loads(result.read_text()))
-    assert f"| uniform | {100 * least:.1f} | " in shown
-    assert shown.endswith(" | 0.0 |")  # random, more than random
+    assert f"| uniform | 1 | {100 * least:.1f} | " in shown
+    assert re.search(r"\| random \| 2 \| \S+ ± \S+ \| 0\.0 ± ", shown)  # than itself
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert json.loads(result.read_text())["measured"] == measured
