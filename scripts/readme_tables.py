@@ -308,8 +308,8 @@ def averaged(values: list[float], digits: int = 1) -> str:
     if any(map(math.isnan, values)):
         return "–"
     if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+        return f"{values[0]:z.{digits}f}"
+    return f"{statistics.fmean(values):z.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def over_seeds(fractions: list[float]) -> str:

@@ -280,7 +280,7 @@ def main() -> None:
         return statistics.fmean(statistics.fmean(each[what][name]) for each in found)
 
     bench.show(
-        f"{settings.search.evaluations} evaluations, mean of {len(found)} supernets, percent",
+        f"{settings.search.evaluations} evaluations, mean over supernets ({len(found)}), percent",
         ["engine", "hypervolume", "highest PGD-20"],
         [
             [name, *(f"{100 * mean(what, name):.1f}" for what in ("hypervolume", "robust"))]
