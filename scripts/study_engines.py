@@ -102,7 +102,8 @@ class Sensitivity:
         least, most = self.cost(self.space.smallest), self.budget
         # Neighbouring limits often share their optimum, hence more limits than are wanted.
         limits = np.linspace(least, most, 4 * room)[::-1]
-        best = dict.fromkeys(self._best_within(limit) for limit in limits)
+        effects = self._effects()
+        best = dict.fromkeys(self._best_within(limit, *effects) for limit in limits)
         return list(islice((each for each in best if each not in seen), room))
 
     def tell(self, trials: Sequence[Trial]) -> None:
@@ -129,16 +130,23 @@ class Sensitivity:
     def _choices(self) -> list[Bases]:
         return [Bases(*each) for each in product(self.space.weights, self.space.activations)]
 
-    def _best_within(self, limit: float) -> Assignment:
-        """Of largest sum of effects at this cost at most: one of the choices for every layer."""
+    def _effects(self) -> tuple[Matrix, Matrix]:
+        """What each choice for each layer adds to the worth and to the cost of the middle."""
         worth = {trial.assignment: trial.natural + trial.robust for trial in self.known}
-        choices, layers, middle = self._choices(), range(self.space.layers), self.middle
-        singles = [[changed(middle, layer, bases) for bases in choices] for layer in layers]
-        gains = np.array([[worth.get(each, -np.inf) for each in row] for row in singles])
-        gains = np.where(np.isfinite(gains), gains - worth[middle], -self.space.layers)
-        costs = np.array([[self.cost(each) - self.cost(middle) for each in row] for row in singles])
-        one_each = np.kron(np.eye(self.space.layers), np.ones(len(choices)))
-        scale = self.cost(middle)
+        least = -float(self.space.layers)  # of what is not affordable: no layer can make up for it
+        singles = [
+            [changed(self.middle, layer, bases) for bases in self._choices()]
+            for layer in range(self.space.layers)
+        ]
+        base, cost = worth[self.middle], self.cost(self.middle)
+        gains = [[worth[e] - base if e in worth else least for e in row] for row in singles]
+        costs = [[self.cost(each) - cost for each in row] for row in singles]
+        return np.array(gains), np.array(costs, dtype=float)
+
+    def _best_within(self, limit: float, gains: Matrix, costs: Matrix) -> Assignment:
+        """Of largest sum of effects at this cost at most: one of the choices for every layer."""
+        one_each = np.kron(np.eye(len(gains)), np.ones(len(gains[0])))
+        scale = self.cost(self.middle)
         found = milp(
             -gains.ravel(),
             integrality=np.ones(gains.size),
@@ -149,7 +157,7 @@ class Sensitivity:
             ],
         )
         chosen = found.x.reshape(gains.shape).argmax(axis=1)
-        return Assignment(tuple(choices[each] for each in chosen))
+        return Assignment(tuple(self._choices()[each] for each in chosen))
 
 
 def changed(assignment: Assignment, layer: int, bases: Bases) -> Assignment:
