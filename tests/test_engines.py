@@ -70,7 +70,9 @@ every_engine = pytest.mark.parametrize("name", NAMES)
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-def history(one: Engine, generations: int) -> History:
+def history(
+    one: Engine, generations: int, score: Callable[[Assignment], Trial] = scored
+) -> History:
     """What an engine asks for when it is told made-up scores."""
     asked: History = []
     for _ in range(generations):
@@ -78,7 +80,7 @@ def history(one: Engine, generations: int) -> History:
         asked.append(generation)
         if not generation:
             break
-        one.tell(list(map(scored, generation)))
+        one.tell(list(map(score, generation)))
     return asked
 
 
@@ -118,6 +120,17 @@ def test_nothing_is_asked_only_when_everything_was(name: str, key: str) -> None:
     assert set(chain(*asked)) == case.everything
     assert asked[-1] == []
     assert one.ask() == []
+
+
+@every_engine
+def test_parents_that_are_much_alike_are_not_the_end(name: str) -> None:
+    def best_where_small(assignment: Assignment) -> Trial:
+        worth = 1 / size(assignment)
+        return replace(scored(assignment), natural=worth, robust=worth, bops=size(assignment))
+
+    case = replace(SMALL, population=4)
+    asked = history(case.engine(name), len(case.everything) + 2, best_where_small)
+    assert set(chain(*asked)) == case.everything
 
 
 @every_engine

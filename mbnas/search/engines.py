@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import TrialState
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.evaluator import Evaluator
+from pymoo.core.population import Population
 from pymoo.core.problem import Problem as PymooProblem
 from pymoo.core.termination import NoTermination
 from pymoo.operators.crossover.ux import UX
@@ -112,6 +113,7 @@ class PymooNSGA2:
 
     def __init__(self, gate: Gate, population: int, seed: int) -> None:
         self._gate = gate
+        self._population = population
         last = [len(choices) - 1 for choices in gate.space.variables]
         self._problem = PymooProblem(n_var=len(last), n_obj=3, xl=0, xu=np.array(last), vtype=int)
         first = gate.first_population(population)
@@ -126,21 +128,21 @@ class PymooNSGA2:
         self._asked: Any = None
 
     def ask(self) -> list[Assignment]:
-        """One generation; over-budget and repeated proposals are replaced by their mends."""
+        """One generation; over-budget and repeated proposals are replaced by their mends.
+
+        Few parents that are much alike may have fewer new children: random ones join them.
+        """
         proposals = self._algorithm.ask()
         if self._first:
             generation, self._first = self._first, []
             self._asked = proposals
             return generation
-        if proposals is None:
-            return []
         space = self._gate.space
-        admitted = [self._gate.admit(space.decode(each)) for each in proposals.get("X")]
-        kept = [i for i, each in enumerate(admitted) if each is not None]
+        bred = [] if proposals is None else [space.decode(each) for each in proposals.get("X")]
+        others = [space.sample(self._gate.rng) for _ in range(self._population - len(bred))]
+        admitted = map(self._gate.admit, (*bred, *others))
         generation = [each for each in admitted if each is not None]
-        self._asked = proposals[kept]
-        if generation:
-            self._asked.set("X", np.array([space.encode(each) for each in generation]))
+        self._asked = Population.new(X=np.array([space.encode(each) for each in generation]))
         return generation
 
     def tell(self, trials: Sequence[Trial]) -> None:
