@@ -13,9 +13,9 @@ stopped.
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -43,7 +43,7 @@ from mbnas.threads import one_thread_each
 
 Score = Callable[[Sequence[Assignment]], list[Trial]]
 Cost = Callable[[Assignment], int]
-Measured = dict[str, dict[str, list[float]]]  # by measure and engine, one for each search
+Measured = dict[str, Mapping[str, Sequence[float]]]  # by measure and engine, one for each search
 BY_CHANCE = ("pymoo", "optuna", "random")
 
 
@@ -101,10 +101,9 @@ class Sensitivity:
         seen = {trial.assignment for trial in self.known}
         least, most = self.cost(self.space.smallest), self.budget
         # Neighbouring limits often share their optimum, hence more limits than are wanted.
-        limits = np.linspace(least, most, 4 * room)[::-1]
-        effects = self._effects()
+        limits, effects = np.linspace(least, most, 4 * room), self._effects()
         best = dict.fromkeys(self._best_within(limit, *effects) for limit in limits)
-        return list(islice((each for each in best if each not in seen), room))
+        return evenly([each for each in best if each not in seen], room)
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Remember."""
@@ -166,16 +165,20 @@ def changed(assignment: Assignment, layer: int, bases: Bases) -> Assignment:
     return Assignment((*before[:layer], bases, *before[layer + 1 :]))
 
 
+def evenly(ordered: Sequence[Assignment], count: int) -> list[Assignment]:
+    """``count`` of them from the first to the last, or all if there are fewer."""
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[place] for place in places]
+
+
 def searched(proposer: Engine, evaluations: int, score: Score) -> list[Trial]:
-    """What an engine has scored, generation by generation."""
+    """What an engine has scored, generation by generation; the last one may be cut."""
     trials: list[Trial] = []
-    while len(trials) < evaluations:
-        generation = proposer.ask()[: evaluations - len(trials)]
-        if not generation:
-            break
-        found = score(generation)
-        proposer.tell(found)
+    while len(trials) < evaluations and (generation := proposer.ask()):
+        found = score(generation[: evaluations - len(trials)])
         trials += found
+        if len(trials) < evaluations:  # engines can be told whole generations only
+            proposer.tell(found)
     return trials
 
 
@@ -246,7 +249,8 @@ def compared(run: RunFolder, settings: Settings, arguments: argparse.Namespace) 
         name: [max(trial.robust for trial in trials) for trials in each]
         for name, each in searches.items()
     }
-    return {"hypervolume": shares(searches), "robust": robust}
+    scores = {name: [len(trials) for trials in each] for name, each in searches.items()}
+    return {"hypervolume": shares(searches), "robust": robust, "scores": scores}
 
 
 def alike(arguments: argparse.Namespace) -> list[tuple[RunFolder, Settings]]:

@@ -483,6 +483,9 @@ def test_layers_one_by_one_find_the_best_of_all_where_their_effects_add_up(
     affordable = [each for each in every if size(each) <= budget]
     best = max(map(worth, affordable))
     assert max(trial.robust for trial in found) == pytest.approx(best)
+    fewer = script.searched(script.Sensitivity(space, size, budget, evaluations=23), 23, score)
+    cheapest, *_, costliest = (trial.bops for trial in found[20:])
+    assert [fewer[20].bops, fewer[-1].bops] == [cheapest, costliest]  # all limits have their share
     with pytest.raises(SettingsError, match=r"evaluations .*there are 20; give more"):
         script.Sensitivity(space, size, budget, evaluations=20)
     with pytest.raises(SettingsError, match="2x2 everywhere, which costs more than"):
@@ -495,7 +498,7 @@ def test_engines_search_one_supernet_from_one_journal(
 ) -> None:
     monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
     options = [str(run.path), "--work", str(tmp_path / "work"), "--seeds", "3", "4"]
-    monkeypatch.setattr(sys, "argv", ["study_engines.py", *options, "--evaluations", "60"])
+    monkeypatch.setattr(sys, "argv", ["study_engines.py", *options, "--evaluations", "61"])
     script.main()
     result = tmp_path / "engines-digits.json"
     measured = json.loads(result.read_text())["measured"]
@@ -505,6 +508,8 @@ def test_engines_search_one_supernet_from_one_journal(
     assert {name: len(each) for name, each in shares.items()} == counts
     (least,) = shares["uniform"]
     assert all(least <= share <= 1 for each in shares.values() for share in each)
+    # Populations of four: the last one is cut, which no engine need hear of.
+    assert all(found["scores"][name] == [61, 61] for name in ("pymoo", "optuna", "random"))
     assert all(found["robust"]["uniform"] <= each for each in found["robust"].values())
     shown = importlib.import_module("readme_tables").engines(json.loads(result.read_text()))
     assert f"| uniform | 1 | {100 * least:.1f} | " in shown
