@@ -34,7 +34,7 @@ from mbnas.sameness import identity, require_same, require_same_networks
 from mbnas.search.executors import Executor, default_workers
 from mbnas.search.loop import searched
 from mbnas.search.problem import Problem, Trial
-from mbnas.search.rescoring import rescored
+from mbnas.search.rescoring import judges, rescored
 from mbnas.search.session import recorded
 from mbnas.settings import Settings
 from mbnas.supernet import Supernet
@@ -235,8 +235,9 @@ def _searched(
     if not run.folder.pareto_file.exists():  # or it may know worst cases and retrained networks
         write_pareto(run.folder, run.settings, trials, front, {}, [])
     on_device = problem.to(run.device)
+    images = judges(run.data.validation, run.settings.search.images).dense()
     threads = min(executor.workers, default_workers("inprocess", run.device))
-    worst_cases = rescored(on_device, front, run.folder.rescored, threads)
+    worst_cases = rescored(on_device, images, front, run.folder.rescored, threads)
     write_pareto(run.folder, run.settings, trials, front, worst_cases, [])
     log.info(ranking(front, worst_cases))
     return trials, front, worst_cases

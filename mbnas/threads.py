@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from mbnas.backbones import Backbone
 from mbnas.settings import Recipe
 
 SMALL = 1 << 19
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -35,6 +38,34 @@ def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
         ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         yield pool
+
+
+def side_by_side(
+    work: Callable[[Item], Result],
+    following: Callable[[], Item | None],
+    record: Callable[[Result], None],
+    workers: int,
+) -> None:
+    """Work on what ``following`` hands out, in threads; record each result as soon as it is there.
+
+    An interrupt loses nothing that was begun. All is done when nothing is handed out and nothing is
+    being worked on.
+    """
+    running: set[Future[Result]] = set()
+    with one_thread_each(workers) as pool:
+        while True:
+            while len(running) < workers and (item := following()) is not None:
+                running.add(pool.submit(work, item))
+            if not running:
+                return
+            try:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt:  # the pool lets go only when these are done, too
+                for future in wait(running).done:
+                    record(future.result())
+                raise
+            for future in done:
+                record(future.result())
 
 
 @contextmanager

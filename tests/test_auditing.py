@@ -41,6 +41,7 @@ from mbnas.ledger import Ledger
 from mbnas.networks import Network, build_network, multibit
 from mbnas.objectives import network_objective
 from mbnas.randomness import seeded
+from mbnas.search import rescoring
 from mbnas.settings import DataSettings, Effort, Recipe, Surrogate, Threat, Training
 
 THREAT = Threat(eps=0.1, step=0.025, steps=10)
@@ -721,8 +722,9 @@ def test_the_record_tells_attacks_apart_and_takes_the_worst_of_all_runs() -> Non
 
 
 def test_the_readme_tells_how_many_queries_square_has() -> None:
-    (told,) = re.findall(r"([\d,]+) in a quick audit, ([\d,]+) in a standard", README.read_text())
-    asked = [PLANS[each].queries for each in (Effort.QUICK, Effort.STANDARD)]
+    of_each = r"(\d+) queries in a search, (\d+) in a quick audit, ([\d,]+) in a standard"
+    (told,) = re.findall(of_each, README.read_text().replace("\n", " "))
+    asked = [rescoring.QUERIES, *(PLANS[each].queries for each in (Effort.QUICK, Effort.STANDARD))]
     assert [int(each.replace(",", "")) for each in told] == asked
 
 

@@ -14,6 +14,7 @@ import torch
 from helpers import same, tiny
 
 from mbnas import data as datasets
+from mbnas import threads
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.errors import SettingsError
@@ -21,7 +22,6 @@ from mbnas.evaluation import Scores, recalibrate, scoring_stages
 from mbnas.networks import freeze
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
-from mbnas.search import executors
 from mbnas.search.engines import engine
 from mbnas.search.executors import Executor, default_workers
 from mbnas.search.loop import searched
@@ -143,9 +143,9 @@ def test_one_worker_scores_every_candidate_once(problem: Problem, reference: Jou
 def test_the_journal_is_the_same_whoever_scores(
     problem: Problem, reference: Journal, executor: Executor, tmp_path: Path
 ) -> None:
-    threads, on_termination = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    count, on_termination = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
     assert journal(problem, executor, tmp_path) == reference
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == count
     assert signal.getsignal(signal.SIGTERM) == on_termination
 
 
@@ -174,9 +174,9 @@ def test_what_is_being_scored_at_an_interrupt_is_waited_for_and_kept(
         return whole(self, assignment)
 
     scored: list[Assignment] = []
-    original, whole = executors.wait, Problem.score
+    original, whole = threads.wait, Problem.score
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(executors, "wait", wait)
+        patched.setattr(threads, "wait", wait)
         patched.setattr(Problem, "score", score)
         journal(problem, Executor("inprocess", 3), tmp_path)
     folder = RunFolder(tmp_path)

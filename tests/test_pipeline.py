@@ -58,11 +58,13 @@ def journal(folder: RunFolder) -> list[dict[str, object]]:
 
 def contents(folder: RunFolder) -> dict[str, bytes]:
     """Every file that time does not decide; the picture draws a random name for its frame."""
-    return {
+    decided = {
         str(path.relative_to(folder.path)): path.read_bytes()
         for path in sorted(folder.path.rglob("*"))
         if path.is_file() and path.name not in ("trials.jsonl", "pareto.html")
     }
+    rescored = folder.rescored.path.name  # whoever is through first comes first
+    return decided | {rescored: b"".join(sorted(decided[rescored].splitlines(keepends=True)))}
 
 
 def records(folder: RunFolder) -> dict[str, bytes]:
@@ -188,9 +190,10 @@ def test_the_picture_names_every_member_and_opens_offline(outcome: Outcome) -> N
 
 
 def test_every_member_is_attacked_through_both_surrogates(outcome: Outcome) -> None:
-    records = outcome.folder.rescored.read()
-    assert [record["id"] for record in records] == [trial.id for trial in outcome.front]
-    for record, trial in zip(records, outcome.front, strict=True):
+    records = {record["id"]: record for record in outcome.folder.rescored.read()}
+    assert len(records) == len(outcome.folder.rescored.read()) == len(outcome.front)
+    for trial in outcome.front:
+        record = records[trial.id]
         for surrogate in (Surrogate.POLYNOMIAL, Surrogate.STE):
             at_every = record[f"pgd_{surrogate}_every"]
             assert at_every <= min(trial.natural, record[f"pgd_{surrogate}_last"])
@@ -450,6 +453,45 @@ def test_a_run_belongs_to_one_process_at_a_time(outcome: Outcome, copied: RunFol
         with pytest.raises(DataError, match="another process works in"):
             pipeline.retrain_candidate(copied.path, outcome.front[0].id, SETTINGS)
     assert copied.trials.path.read_bytes() == before
+
+
+def test_a_folder_of_one_network_belongs_to_one_process_at_a_time(
+    outcome: Outcome, copied: RunFolder, tmp_path: Path
+) -> None:
+    audited, trained = copied.candidate(outcome.retrained[0]["id"]), tmp_path / "trained"
+    trained.mkdir()
+    with alone_in(audited), pytest.raises(DataError, match="another process works in"):
+        inspection.audit_checkpoint(audited, Effort.QUICK)
+    with alone_in(trained), pytest.raises(DataError, match="another process works in"):
+        pipeline.train_network(SETTINGS, "float", trained)
+    assert not list(trained.iterdir())
+
+
+def test_another_seed_is_another_search(tmp_path: Path) -> None:
+    seeds = set()
+    for seed in (0, 1):
+        with (
+            mock.patch("mbnas.pipeline.searched", side_effect=KeyboardInterrupt) as search,
+            pytest.raises(KeyboardInterrupt),
+        ):
+            settings = tiny(*CHANGES, f"seed={seed}")
+            pipeline.run_search(settings, tmp_path / str(seed), INPROCESS)
+        seeds.add(search.call_args.kwargs["seed"])
+    assert len(seeds) == 2
+
+
+def test_members_are_judged_by_images_that_scored_nobody(tmp_path: Path) -> None:
+    judges = []
+
+    def rescored(_: Problem, images: Images, *__: object) -> None:
+        judges.append(images.dense().pixels)
+        raise KeyboardInterrupt
+
+    settings = tiny(*CHANGES, "data.validation=40")
+    with mock.patch("mbnas.pipeline.rescored", rescored), pytest.raises(KeyboardInterrupt):
+        pipeline.run_search(settings, tmp_path / "run", INPROCESS)
+    held_out = datasets.load(settings.data, settings.seed).validation.dense().pixels
+    assert torch.equal(judges[0], held_out[settings.search.images :])
 
 
 @pytest.mark.parametrize("start", ["supernet", "scratch"])

@@ -116,7 +116,7 @@ class Ending:
                 if path.suffix in (".csv", ".json", ".safetensors", ".txt", ".yaml")
             },
             "trials.jsonl": [{**record, "seconds": None} for record in run.trials.read()],
-            "rescored.jsonl": run.rescored.read(),
+            "rescored.jsonl": sorted(run.rescored.read(), key=lambda each: each["id"]),
         }
 
     @property

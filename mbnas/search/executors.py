@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import socket
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from mbnas.errors import SettingsError
-from mbnas.search.problem import Problem, Trial
+from mbnas.search.problem import Problem
 from mbnas.search.session import Session
-from mbnas.threads import one_thread_each
+from mbnas.threads import side_by_side
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Executor:
         if session.finished:
             return
         if self.kind == "inprocess":
-            run_in_process(problem.to(device), session, self.workers)
+            side_by_side(problem.to(device).score, session.next, session.record, self.workers)
             return
         from mbnas.search import raytune  # noqa: PLC0415 (heavy, and not needed in process)
 
@@ -86,20 +85,3 @@ def default_workers(kind: Literal["inprocess", "ray"], device: torch.device) -> 
     if device.type == "cpu":
         return torch.get_num_threads()
     return torch.cuda.device_count() if kind == "ray" else 1
-
-
-def run_in_process(problem: Problem, session: Session, workers: int) -> None:
-    """Score in ``workers`` threads of this process."""
-    running: set[Future[Trial]] = set()
-    with one_thread_each(workers) as pool:
-        while not session.finished:
-            while len(running) < workers and (assignment := session.next()) is not None:
-                running.add(pool.submit(problem.score, assignment))
-            try:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-            except KeyboardInterrupt:  # the pool lets go only when these are scored, too
-                for future in wait(running).done:
-                    session.record(future.result())
-                raise
-            for future in done:
-                session.record(future.result())

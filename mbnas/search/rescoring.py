@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,38 +12,51 @@ from mbnas.assignment import Assignment
 from mbnas.auditing import Case, withstanding
 from mbnas.evaluation import BATCH, at_last_and_every, through
 from mbnas.final import reported
+from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.progress import bar
 from mbnas.randomness import derive, generator
 from mbnas.search.problem import Problem, Trial
-from mbnas.threads import one_thread_each
+from mbnas.threads import side_by_side
 
 QUERIES = 100  # of Square
 
 
+def judges(validation: Images, scoring: int) -> Images:
+    """As many images as the first that score candidates, others where they are enough.
+
+    Who leads by luck on images that chose it must not lead on the same ones once more.
+    """
+    device = validation.positions.device
+    others = validation.take(torch.arange(scoring, len(validation), device=device))
+    return (others if len(others) >= scoring else validation).first(scoring)
+
+
 def rescored(
-    problem: Problem, front: Sequence[Trial], journal: Journal, threads: int
+    problem: Problem, images: Images, front: Sequence[Trial], journal: Journal, threads: int
 ) -> dict[str, float]:
-    """Fraction of validation images that each member, by id, withstands in the worst case.
+    """Fraction of the images that each member, by id, withstands in the worst case.
 
     Args:
         journal: where accuracies under each attack are kept, both counts; who is in it already is
             not attacked again.
     """
     done = {record["id"] for record in journal.read("id", "worst_case")}
-    todo = [trial.assignment for trial in front if trial.id not in done]
-    with bar("re-scoring", len(front), len(done)) as advance, one_thread_each(threads) as pool:
-        for record in pool.map(lambda each: _attacked(problem, each), todo):
+    todo = (trial.assignment for trial in front if trial.id not in done)
+    with bar("re-scoring", len(front), len(done)) as advance:
+
+        def keep(record: dict[str, Any]) -> None:
             journal.append(record)
             advance("")
+
+        side_by_side(partial(_attacked, problem, images), lambda: next(todo, None), keep, threads)
     return {record["id"]: record["worst_case"] for record in journal.read()}
 
 
-def _attacked(problem: Problem, assignment: Assignment) -> dict[str, Any]:
+def _attacked(problem: Problem, images: Images, assignment: Assignment) -> dict[str, Any]:
     """By PGD through each reported surrogate, then what stands by a short worst case."""
     network, threat = problem.candidate(assignment), problem.threat
     record: dict[str, Any] = {"id": assignment.id, "assignment": str(assignment)}
-    images = problem.validation
     left = torch.ones(len(images), dtype=torch.bool, device=images.device)
     for surrogate in reported(threat):
         rng = generator(problem.seed, "rescore", assignment)
