@@ -99,7 +99,10 @@ class PrunedWeights(nn.Module):
 
 
 class FixedPointWeights(nn.Module):
-    """``bits``-bit weights over a learned range [-clip, clip], clip () (fixed_point.py)."""
+    """``bits``-bit weights over a learned range [-abs(clip), abs(clip)], clip () (fixed_point.py).
+
+    A range below zero would make all weights alike; a step of Adam beyond zero comes back so.
+    """
 
     def __init__(self, bits: int, spread: float) -> None:
         super().__init__()
@@ -108,11 +111,12 @@ class FixedPointWeights(nn.Module):
 
     def forward(self, weight: Tensor, surrogate: Surrogate) -> Tensor:
         """(C_out, C_in, k, k) -> same shape."""
-        return fixed_point(weight, -self.clip, self.clip, self.bits, surrogate)
+        clip = self.clip.abs()
+        return fixed_point(weight, -clip, clip, self.bits, surrogate)
 
 
 class FixedPointActivations(nn.Module):
-    """``bits``-bit activations over a learned range [0, clip], clip () (fixed_point.py)."""
+    """``bits``-bit activations over a learned range [0, abs(clip)], clip () (fixed_point.py)."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -121,7 +125,7 @@ class FixedPointActivations(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.BatchNorm2d, surrogate: Surrogate) -> Tensor:
         """(B, C_in, H, W) -> same shape."""
-        return fixed_point(norm(x), x.new_zeros(()), self.clip, self.bits, surrogate)
+        return fixed_point(norm(x), x.new_zeros(()), self.clip.abs(), self.bits, surrogate)
 
 
 class ScaledSigns(nn.Module):

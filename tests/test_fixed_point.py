@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import BatchNorm2d
 
 from mbnas import backbones
 from mbnas.assignment import Bases
@@ -85,10 +86,23 @@ def test_the_clip_of_rectified_values_grows_with_the_bits() -> None:
 def test_a_layer_keeps_its_levels_in_the_learned_range() -> None:
     layer = convolution(ROW, Family.PACT, Bases(2, 4))
     weights = layer.weights(layer.weight, Surrogate.STE)
-    activations = layer.activations(
-        torch.randn(80, 3, 6, 6), torch.nn.BatchNorm2d(3), Surrogate.STE
-    )
+    activations = layer.activations(torch.randn(80, 3, 6, 6), BatchNorm2d(3), Surrogate.STE)
     assert len(weights.detach().unique()) == 4
     assert weights.abs().max() == layer.weights.clip
     assert len(activations.detach().unique()) == 16
     assert (activations.min(), activations.max()) == (0, layer.activations.clip)
+
+
+def test_a_clip_that_stepped_beyond_zero_is_a_range_all_the_same() -> None:
+    layer, norm = convolution(ROW, Family.PACT, Bases(2, 4)), BatchNorm2d(3)
+    x, found = torch.randn(8, 3, 6, 6), []
+    for sign in (1, -1):
+        for quantizer in (layer.weights, layer.activations):
+            quantizer.clip.data.abs_().mul_(sign)
+        y = layer(x, norm)
+        layer.zero_grad()
+        y.square().sum().backward()
+        found.append((y, sign * layer.weights.clip.grad, sign * layer.activations.clip.grad))
+    for mine, yours in zip(*found, strict=True):
+        assert torch.equal(mine, yours)
+        assert mine.count_nonzero()
