@@ -58,9 +58,11 @@ class Dense:
 
     def network(self, assignment: Assignment) -> Network:
         """The network with what ``assignment`` keeps."""
-        pruned = build_network(self.backbone, Format(self.family, assignment))
-        pruned.load_state_dict(self.dense.state_dict())
-        return pruned.to(self.dense.mean.device)
+        with torch.device("meta"):
+            pruned = build_network(self.backbone, Format(self.family, assignment))
+        shared = self.dense.state_dict()
+        pruned.load_state_dict({key: each.clone() for key, each in shared.items()}, assign=True)
+        return pruned
 
     def to(self, device: torch.device) -> Dense:
         """The same on a device, moved there, not copied."""

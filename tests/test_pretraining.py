@@ -40,7 +40,10 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Judged]:
         seen.append((network, images, threat, stages))
         return Scores(0.5, 0.5, None)
 
-    def fit(*_: object, guard: Callable[[], Scores], checkpoint: Path, **__: object) -> None:
+    def fit(
+        *_: object, train: Images, guard: Callable[[], Scores], checkpoint: Path, **__: object
+    ) -> None:
+        assert train is DATA.train  # nothing that is held out
         guard()
         checkpoint.touch()
 

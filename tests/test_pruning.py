@@ -16,6 +16,7 @@ from mbnas.backbones import Row
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network
 from mbnas.errors import DataError, SettingsError
+from mbnas.files import alone_in
 from mbnas.formats import Family, Format
 from mbnas.layers import PrunedWeights
 from mbnas.networks import build_network
@@ -87,6 +88,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("networks") / "float"
     train_network(SETTINGS, "float", folder)
     return folder
+
+
+def test_a_pruning_belongs_to_one_process_at_a_time(tmp_path: Path, trained: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(DataError, match="another process works in"):
+        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, tmp_path, INPROCESS)
 
 
 @pytest.mark.parametrize("family", [Family.WEIGHT_PRUNED, Family.CHANNEL_PRUNED])

@@ -21,7 +21,7 @@ from mbnas.files import read_json
 from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.images import Images
-from mbnas.networks import Network, freeze
+from mbnas.networks import freeze
 from mbnas.precision import computed_in
 from mbnas.retraining import finished, require_named_networks, retrain
 from mbnas.supernet import Supernet, extract
@@ -56,14 +56,22 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save what training would have started from."""
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Images]:
+    """Save what training would have started from; the images it would have learned from."""
+    seen: list[Images] = []
 
-    def fit(network: Network, *_: object, checkpoint: Path, **__: object) -> tuple[Epoch, ...]:
+    def fit(*_: object, train: Images, checkpoint: Path, **__: object) -> tuple[Epoch, ...]:
+        seen.append(train)
         checkpoint.touch()
         return ()
 
     monkeypatch.setattr(retraining, "fit", fit)
+    return seen
+
+
+def test_it_learns_from_nothing_that_is_held_out(tmp_path: Path, untrained: list[Images]) -> None:
+    from_scratch(tmp_path)
+    assert untrained == [DATA.train]
 
 
 @pytest.mark.usefixtures("untrained")
