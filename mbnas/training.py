@@ -66,7 +66,8 @@ def fit(
     """Train ``module`` in place and leave it in the state of the epoch that :func:`kept` names.
 
     Each epoch ends with ``guard``, a measurement on held-out images, and a checkpoint; where one
-    exists already, training goes on behind it, bit for bit as if it had never stopped.
+    exists already, training goes on behind it; by as many processes and threads as before, bit for
+    bit as if it had never stopped.
 
     Args:
         settings: say how images are augmented; a checkpoint begun with others is refused,
