@@ -1,7 +1,7 @@
 """What the studies share: CIFAR-10 made small, a folder of finished work, networks to the end."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bench
@@ -42,7 +42,11 @@ def parser(
 
 
 def begun(
-    arguments: argparse.Namespace, *own: str, defaults: Sequence[str] = (), **more: object
+    arguments: argparse.Namespace,
+    *own: str,
+    possible: Callable[[Settings, Data], object],
+    defaults: Sequence[str] = (),
+    **more: object,
 ) -> tuple[Settings, Data, Options]:
     """Settings and images of the study, and the options that decide its results.
 
@@ -51,6 +55,7 @@ def begun(
 
     Args:
         own: changes of the space that the study makes; defaults: those that a user may undo.
+        possible: raises SettingsError if the study cannot be made with these.
         more: options beside those of :func:`parser`.
     """
     torch.set_num_threads(arguments.threads)
@@ -75,6 +80,7 @@ def begun(
     data = datasets.load(settings.data, seed=0)
     if len(data.train) < arguments.train_images:
         raise SettingsError(f"--train-images {arguments.train_images}: there are {len(data.train)}")
+    possible(settings, data)
     asked = {**more, "fingerprint": data.fingerprint(), **identity(settings)}
     arguments.work.mkdir(parents=True, exist_ok=True)
     note = arguments.work / "options.json"

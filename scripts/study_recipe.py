@@ -363,9 +363,13 @@ def main() -> None:
     parser.add_argument("--name", default="resnet8", help="of the result")
     arguments = parser.parse_args()
     settings, data, options = study.begun(
-        arguments, f"retraining.training={Training.NATURAL}", "retraining.teacher=null"
+        arguments,
+        f"retraining.training={Training.NATURAL}",
+        "retraining.teacher=null",
+        possible=lambda settings, _: require_possible(
+            arguments.variants, arguments.formats, settings
+        ),
     )
-    require_possible(arguments.variants, arguments.formats, settings)
     found: dict[str, dict[str, list[float]]] = {}
     for seed, format_, name in product(arguments.seeds, arguments.formats, arguments.variants):
         file = arguments.work / f"{name.replace(' ', '-')}-{format_}-seed{seed}.json"

@@ -118,6 +118,7 @@ def main() -> None:
         arguments,
         f"retraining.training={Training.FASTAT}",
         f"threat.surrogate={Surrogate.POLYNOMIAL}",
+        possible=lambda _, data: bench.first(data.test, arguments.images),
         defaults=["retraining.learning_rate=0.01"],
         images=arguments.images,
         queries=arguments.queries,

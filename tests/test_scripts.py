@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from helpers import ROOT, TINY, saved, scored, size, tiny
+from helpers import ROOT, TINY, noise, same, saved, scored, size, tiny
 from PIL import Image
 from scipy.stats import kendalltau
 from victims import grey, masked
@@ -35,8 +35,9 @@ from mbnas.errors import SettingsError
 from mbnas.evaluation import correct_at_each_iterate
 from mbnas.files import read_json, write_json
 from mbnas.formats import Family
-from mbnas.layers import convolution
-from mbnas.networks import multibit
+from mbnas.images import Images
+from mbnas.layers import WeightQuantizer, convolution
+from mbnas.networks import Network, multibit
 from mbnas.runs import RunFolder
 from mbnas.search.problem import Problem, Trial
 from mbnas.settings import Surrogate, Threat
@@ -367,7 +368,7 @@ def test_a_study_goes_on_with_its_own_images_and_space(
         options = ["--data", str(tmp_path), "--work", str(tmp_path / "work")]
         options += ["--train-images", "20", *(part for each in changes for part in ("--set", each))]
         parsed = script.parser(None, epochs=1, formats=["float"]).parse_args(options)
-        return script.begun(parsed)
+        return script.begun(parsed, possible=lambda *_: None)
 
     begun(whole)
     begun(whole)
@@ -375,6 +376,127 @@ def test_a_study_goes_on_with_its_own_images_and_space(
         begun(replace(whole, test=whole.test.first(9)))
     with pytest.raises(SettingsError, match=r"\(threat\.steps: 20 -> 3\); give another --work"):
         begun(whole, "threat.steps=3")
+
+
+NOISE = Data(*(noise(40, (3, 8, 8), 10, seed) for seed in range(3)), held_out=())
+
+
+@pytest.fixture
+def study_of_noise(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., object]:
+    """What a study keeps of the smallest networks there are, trained on noise."""
+    monkeypatch.setattr(script.study.datasets, "load", lambda *_, **__: NOISE)
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    words = (
+        f"--data {tmp_path} --work {tmp_path}/work --name noise --threads 1 --seeds 0 --epochs 2"
+    )
+    words += (
+        " --image-size 8 --train-images 40 --set backbone.width=2 --set retraining.batch_size=20"
+    )
+
+    def main(*more: str) -> object:
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *words.split(), *more])
+        script.main()
+        (kept,) = tmp_path.glob("*-noise.json")
+        return json.loads(kept.read_text())["measured"]
+
+    return main
+
+
+@pytest.mark.parametrize("script", ["study_recipe"], indirect=True)
+def test_variants_are_trained_once_as_they_say_and_test_images_choose_nothing(
+    script: ModuleType, study_of_noise: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Network] = []
+    measure = script.accuracy
+
+    def accuracy(network: Network, images: Images) -> float:
+        assert images is NOISE.validation
+        judged.append(network)
+        if len(judged) == 3:
+            raise KeyboardInterrupt
+        return measure(network, images)
+
+    monkeypatch.setattr(script, "accuracy", accuracy)
+    options = [
+        "--variants",
+        "today",
+        "PReLU behind convolutions",
+        "two stages",
+        "distilled from float",
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        study_of_noise(*options)
+    measured = study_of_noise(*options)
+    today, bent, stopped, staged, taught = judged
+    assert [bent.backbone.prelu, today.backbone.prelu] == [True, False]
+    assert same(stopped, staged)
+    assert all(
+        isinstance(layer.weights, WeightQuantizer) for _, layer in script.convolutions(staged)
+    )
+    assert not same(taught, today)  # which differ in nothing but what is learned
+    assert set(measured["accuracy"]) == set(options[1:])
+    assert measured["accuracy"]["today"] == {"mbn1x1": [measure(today, NOISE.validation)]}
+    with mock.patch.object(Network, "forward", side_effect=AssertionError):
+        assert study_of_noise(*options) == measured
+
+
+@pytest.mark.parametrize("script", ["study_surrogates"], indirect=True)
+def test_networks_are_attacked_once_within_what_they_were_trained_for(
+    script: ModuleType, study_of_noise: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[Case] = []
+    measure = script.attack
+
+    def attack(case: Case, queries: int) -> dict[str, float]:
+        attacked.append(case)
+        if len(attacked) == 2:
+            raise KeyboardInterrupt
+        return measure(case, queries)
+
+    monkeypatch.setattr(script, "attack", attack)
+    options = "--trainings natural ste polynomial --formats mbn1x1 float --images 20 --queries 3"
+    with pytest.raises(KeyboardInterrupt):
+        study_of_noise(*options.split())
+    measured = study_of_noise(*options.split())
+    assert list(measured["networks"]) == [
+        *("natural mbn1x1", "natural float", "ste mbn1x1", "ste float", "polynomial mbn1x1")
+    ]
+    found = [case for number, case in enumerate(attacked) if number != 1]
+    assert [round(255 * case.threat.eps) for case in found] == [2, 2, 8, 8, 8]
+    assert all(torch.equal(case.images.labels, NOISE.test.first(20).labels) for case in found)
+    assert len({case.network.stem.weight.sum().item() for case in found}) == 5
+    for (natural, _), (worst, _) in (
+        (each["natural"], each["worst"]) for each in measured["networks"].values()
+    ):
+        assert 0 <= worst <= natural <= 100
+    with mock.patch.object(Network, "forward", side_effect=AssertionError):
+        assert study_of_noise(*options.split()) == measured
+
+
+@pytest.mark.parametrize(
+    ("script", "mistake", "mended"),
+    [
+        ("study_surrogates", ("--images", "41"), ("--images", "1")),
+        ("study_recipe", ("--epochs", "1"), ("--epochs", "2")),
+    ],
+    indirect=["script"],
+)
+def test_a_study_that_cannot_be_made_is_not_begun(
+    script: ModuleType,
+    mistake: tuple[str, ...],
+    mended: tuple[str, ...],
+    study_of_noise: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(SettingsError, match=r"there are 40|no first half"):
+        study_of_noise(*mistake)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(script.study, "fit", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        study_of_noise(*mended)
 
 
 @pytest.mark.parametrize("script", ["bench"], indirect=True)
