@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from mbnas import backbones, fgsm, pgd
+from mbnas.evaluation import through
 from mbnas.formats import Format
-from mbnas.networks import Network, build_network
+from mbnas.networks import Network, build_network, freeze
 from mbnas.objectives import without_gradients
 from mbnas.precision import autocast, has_bfloat16
 from mbnas.settings import Precision, Recipe, Surrogate
@@ -33,14 +34,10 @@ WIDTHS = {"resnet20": 16, "resnet18": 64}
 def phases(
     network: Network, x: torch.Tensor, y: torch.Tensor, precision: Precision
 ) -> dict[str, Callable[[], object]]:
-    """One call each of what a run spends its time on."""
+    """One call each of what a run spends its time on; what it measures is frozen."""
     optimizer = torch.optim.Adam(network.parameters())
     recipe = Recipe(epochs=1, precision=precision)
-    rng = torch.Generator()
-
-    def steered(images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network(images, Surrogate.POLYNOMIAL)
-        return logits
+    frozen, rng = freeze(network), torch.Generator()
 
     def learn(images: torch.Tensor) -> None:
         optimizer.zero_grad()
@@ -51,28 +48,34 @@ def phases(
 
     def forward() -> None:
         with torch.no_grad():
-            network(x)
+            frozen(x)
 
     def train() -> None:
         learn(x)
 
     def fastat() -> None:
         with without_gradients(network):
-            perturbed = fgsm(steered, x, y, eps=EPS, step=FASTAT_STEP, generator=rng)
-        learn(perturbed)
-
-    def attack() -> None:
-        with without_gradients(network):
-            pgd(
-                steered,
+            perturbed = fgsm(
+                through(network, Surrogate.POLYNOMIAL),
                 x,
                 y,
                 eps=EPS,
-                step=PGD_STEP,
-                steps=1,
+                step=FASTAT_STEP,
                 generator=rng,
-                stop_when_broken=False,
             )
+        learn(perturbed)
+
+    def attack() -> None:
+        pgd(
+            through(frozen, Surrogate.POLYNOMIAL),
+            x,
+            y,
+            eps=EPS,
+            step=PGD_STEP,
+            steps=1,
+            generator=rng,
+            stop_when_broken=False,
+        )
 
     return {"forward": forward, "training step": train, "FastAT step": fastat, "PGD step": attack}
 
