@@ -41,6 +41,7 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
         "minutes": (max(finished) - started) / 60,
         "evaluations": len(folder.trials.read()),
         "scored on": settings.search.images,
+        "judged by others": settings.data.validation >= 2 * settings.search.images,
         "pareto": [row | rescored[row["id"]] for row in read_json(folder.pareto_file)],
         "retrained": sorted(records, key=lambda each: each["bops"]),
     }

@@ -86,12 +86,12 @@ def search(result: Result) -> str:
             described,
             table(["retrained, test images", *columns], retrained),
             table(["Pareto set, supernet, validation images", *columns], front),
-            ranks(result["pareto"]),
+            ranks(result["pareto"], same_images=not result.get("judged by others", False)),
         )
     )
 
 
-def ranks(front: list[dict[str, Any]]) -> str:
+def ranks(front: list[dict[str, Any]], *, same_images: bool) -> str:
     """How far the Pareto set is in the order of the worst case by what may be looked at."""
     worst_cases = [each["worst_case"] for each in front]
     ways = {
@@ -106,7 +106,7 @@ def ranks(front: list[dict[str, Any]]) -> str:
     )
     return (
         f"Kendall's tau with the worst case over this Pareto set: {', '.join(taus)}. The first two "
-        "attacks are part of the worst case."
+        f"attacks are part of the worst case{', which is of the same images' * same_images}."
     )
 
 
@@ -280,7 +280,7 @@ def paper(result: Result) -> str:
 
 def trainings(results: dict[str, Result]) -> str:
     """Rows of several results, most accurate first, and by which recipe; results by name."""
-    header = ["result", "epochs", "start", "teacher", "by, learning rate", "decay"]
+    header = ["result", "epochs", "start", "teacher", "by, learning rate", "in", "decay"]
     header += ["natural %", "worst case %", "loss, test", "training"]
     rows = []
     for name, result in results.items():
@@ -293,6 +293,7 @@ def trainings(results: dict[str, Result]) -> str:
                 str(each["epochs"]),
                 *(Path(network).stem.removeprefix("paper-") for network in named),
                 f"{optimizer} {changes.get('retraining.learning_rate', '')}",
+                each.get("precision", ""),
                 changes.get("retraining.weight_decay", ""),
             ]
             reached = [percent(each["natural"]), percent(each["worst case"]["accuracy"])]
