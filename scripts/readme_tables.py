@@ -505,7 +505,7 @@ def engines(result: Result) -> str:
     found = measured["found"]
     described = (
         f"`{result['command']}` ({machine(result)}). Supernets of seeds "
-        f"{', '.join(map(str, measured['supernets']))}, {measured['evaluations']} evaluations "
+        f"{', '.join(map(str, measured['supernets']))}, at most {measured['evaluations']} scores "
         f"within {measured['budget'] / 1e6:g} MBOPS on {measured['scored on']} validation images; "
         "mean ± standard deviation over searches. The hypervolume is a share of what all searches "
         "of a supernet dominate together."
@@ -514,6 +514,7 @@ def engines(result: Result) -> str:
         [
             name,
             str(sum(len(each["robust"][name]) for each in found)),
+            averaged([value for each in found for value in each["scores"][name]], 0),
             over_seeds([value for each in found for value in each["hypervolume"][name]]),
             over_seeds(
                 [
@@ -526,7 +527,7 @@ def engines(result: Result) -> str:
         ]
         for name in found[0]["robust"]
     ]
-    columns = ["searches", "hypervolume %", "more than random", "highest PGD-20 %"]
+    columns = ["searches", "scores", "hypervolume %", "more than random", "highest PGD-20 %"]
     return f"{described}\n\n{table(['engine', *columns], rows)}"
 
 

@@ -634,8 +634,9 @@ def test_engines_search_one_supernet_from_one_journal(
     assert all(found["scores"][name] == [61, 61] for name in ("pymoo", "optuna", "random"))
     assert all(found["robust"]["uniform"] <= each for each in found["robust"].values())
     shown = importlib.import_module("readme_tables").engines(json.loads(result.read_text()))
-    assert f"| uniform | 1 | {100 * least:.1f} | " in shown
-    assert re.search(r"\| random \| 2 \| \S+ ± \S+ \| 0\.0 ± ", shown)  # than itself
+    (uniforms,) = found["scores"]["uniform"]
+    assert f"| uniform | 1 | {uniforms} | {100 * least:.1f} | " in shown
+    assert re.search(r"\| random \| 2 \| 61 ± 0 \| \S+ ± \S+ \| 0\.0 ± ", shown)  # than itself
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert json.loads(result.read_text())["measured"] == measured
