@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,6 +109,18 @@ def scrambled(build: Callable[[], Module], seed: int = 0) -> Module:
 def quarters(*shape: int, generator: torch.Generator | None = None) -> Tensor:
     """Random multiples of 1/4, which often meet a threshold or the edge of the window exactly."""
     return torch.randint(-8, 9, shape, generator=generator).double() / 4
+
+
+def sources(page: str) -> list[str]:
+    """What an HTML page would fetch from elsewhere."""
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.extend(f"{tag} {key}" for key, _ in attrs if key in ("src", "href", "srcset"))
+
+    Reader().feed(page)
+    return found
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import README
+from helpers import README, sources
 from rich.console import Console
 from torch import Tensor, nn
 from victims import grey, masked
@@ -29,6 +29,7 @@ from mbnas.auditing.evidence import (
     TRANSFER,
     Evidence,
     _attacks,
+    _pairs,
     gather,
 )
 from mbnas.data import load
@@ -525,6 +526,17 @@ def test_what_follows_the_sweep_takes_its_strongest_surrogate(leads: Surrogate) 
     assert len(left) == 3 + 1 + len(twin)
 
 
+@pytest.mark.parametrize("own", Surrogate)
+def test_a_quick_sweep_takes_every_loss_through_another_surrogate_and_every_surrogate(
+    own: Surrogate,
+) -> None:
+    pairs = _pairs(PLANS[Effort.QUICK], own)
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == set(product(LOSSES, [another(own)])) | {
+        ("cross-entropy", each) for each in Surrogate
+    }
+
+
 def test_pgd_of_the_paper_goes_through_the_straight_through_estimator_alone() -> None:
     blind, sees = hidden(Surrogate.TANH, Surrogate.TANH), hidden(Surrogate.STE, Surrogate.TANH)
     assert blind.by_the_paper(10, 0).all()
@@ -712,13 +724,23 @@ def test_autoattack_is_left_out_aloud_where_it_is_not_installed(
 
 
 def test_the_record_tells_attacks_apart_and_takes_the_worst_of_all_runs() -> None:
-    runs = {20: torch.stack((of_100(60), torch.arange(100) >= 10))}
+    every = torch.stack((of_100(60), torch.arange(100) >= 10))
     found = replace(
-        sound(), scored=of_100(70), swept=of_100(65), noise=of_100(80), last=runs, every=runs
+        sound(),
+        scored=of_100(70),
+        swept=of_100(65),
+        noise=of_100(80),
+        last={20: torch.stack((of_100(92), of_100(96)))},
+        every={20: every},
     )
     told = page.record(Audit(THREAT, 0, PLAN, found, judge(found)))
-    assert told["paper"]["PGD-20"]["per-image worst of all runs"] == 0.5
+    paper = told["paper"]["PGD-20"]
+    assert paper["last iterate"]["mean"] == pytest.approx(0.94)
+    assert paper["every iterate"]["mean"] == pytest.approx(0.75)
+    assert paper["per-image worst of all runs"] == 0.5
     assert (told["search_attack"], told["noise"]) == (0.7, 0.8)
+    worst = 100 * told["worst_case"]["accuracy"]
+    assert f"PGD-20 as in the paper 94.0 %, gap {94 - worst:.1f} pp" in page.headline(told)
 
 
 def test_the_readme_tells_how_many_queries_square_has() -> None:
@@ -726,6 +748,15 @@ def test_the_readme_tells_how_many_queries_square_has() -> None:
     (told,) = re.findall(of_each, README.read_text().replace("\n", " "))
     asked = [rescoring.QUERIES, *(PLANS[each].queries for each in (Effort.QUICK, Effort.STANDARD))]
     assert [int(each.replace(",", "")) for each in told] == asked
+
+
+def test_the_readme_tells_how_many_images_an_audit_takes() -> None:
+    text = " ".join(README.read_text().split())
+    assert "`standard` holds, on 1,000 test images, PGD-20 and PGD-50 as in the paper;" in text
+    assert "`quick` is a short version on 500." in text
+    assert "`--effort full` takes all test images" in text
+    assert [PLANS[each].images for each in Effort] == [500, 1000, None]
+    assert [PLANS[each].paper for each in Effort] == [(20,), (20, 50), (20, 50)]
 
 
 def test_the_curve_over_eps_begins_with_natural_accuracy(of_honest: Audit) -> None:
@@ -762,7 +793,19 @@ def test_table_and_page_show_every_check(of_honest: Audit) -> None:
     for check in of_honest.checks:
         assert check.explanation.replace("'", "&#x27;") in html
     assert "&lt;one&gt;: PASS" in html
-    assert "src=" not in html.split("<script", 1)[0]
+    assert sources(html) == []
+
+
+def test_the_page_draws_what_was_measured(of_honest: Audit) -> None:
+    record = page.record(of_honest)
+    bars, steps, radii, *rises = page.figure(record).data
+    assert dict(zip(bars.y, bars.x, strict=True)) == record["sweep"]
+    assert dict(zip(steps.x, steps.y, strict=True)) == record["standing_after"]
+    assert [*map(list, zip(radii.x, radii.y, strict=True))] == record["accuracy_over_eps"]
+    through = {each.name.removeprefix("through "): list(each.y) for each in rises}
+    assert through == record["loss_over_iterations"]
+    drawn = page.page(record, "one").split("Plotly.newPlot(")[1]
+    assert all(json.dumps(name)[1:-1] in drawn for name in record["standing_after"])
 
 
 # Wrong input

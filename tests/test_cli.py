@@ -7,9 +7,11 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import typer
@@ -20,8 +22,11 @@ from safetensors.torch import load_file, save_file
 from mbnas import cli, config, runs
 from mbnas.assignment import Assignment
 from mbnas.bops import bops, itemise
+from mbnas.errors import SettingsError
 from mbnas.files import read_json
 from mbnas.journal import Journal
+from mbnas.search.executors import Executor
+from mbnas.settings import Effort
 
 SPACE = ("--space", str(DIGITS))
 OVERRIDES = tuple(word for each in TINY for word in ("--set", each))
@@ -185,6 +190,42 @@ def test_flags_are_short_for_settings(run: Path, capsys: Capture) -> None:
     same = ("seed=3", "search.evaluations=4", "retraining.candidates=0", "search.budget=1.2e5")
     assert settings == tiny(*same)
     assert json.loads(capsys.readouterr().out)["retrained"] == []
+
+
+def received(function: str, *arguments: str) -> Sequence[Any]:
+    """What a command calls a function with that goes no further."""
+    with mock.patch(function, side_effect=SettingsError("no further")) as called:
+        assert call(*arguments) == 2
+    positional: Sequence[Any] = called.call_args.args
+    return positional
+
+
+def test_the_cluster_reaches_the_search() -> None:
+    words = ("--budget", "6e6", "--workers", "3", "--address", "there:6379")
+    *_, scoring, _ = received("mbnas.pipeline.run_search", "search", *SPACE, *words)
+    assert scoring == Executor("ray", 3, "there:6379")
+
+
+def test_networks_to_begin_with_and_to_learn_from_reach_a_training() -> None:
+    words = ("--format", "float", "--start", "a", "--teacher", "b", "--data", "c")
+    settings, *_ = received("mbnas.pipeline.train_network", "train", *SPACE, *words)
+    chosen = settings.retraining.start, settings.retraining.teacher, settings.data.root
+    assert chosen == (Path("a"), Path("b"), Path("c"))
+
+
+def test_weights_to_begin_with_and_images_reach_a_retraining(finished: Path) -> None:
+    words = ("--candidate", "x", "--start", "scratch", "--data", "c")
+    *_, settings = received("mbnas.pipeline.retrain_candidate", "retrain", str(finished), *words)
+    assert (settings.retraining.start, settings.data.root) == ("scratch", Path("c"))
+
+
+def test_images_and_sources_reach_an_inspection() -> None:
+    data, root = ("--data", "c"), ['data.root="c"']
+    evaluated = received("mbnas.inspection.evaluate_checkpoint", "evaluate", "a", *data)
+    assert evaluated == (Path("a"), root)
+    transfer = ("--transfer", "b", "--transfer", "d")
+    audited = received("mbnas.inspection.audit_checkpoint", "audit", "a", *transfer, *data)
+    assert audited == (Path("a"), Effort.STANDARD, root, [Path("b"), Path("d")])
 
 
 def test_a_supernet_is_searched_again_by_the_settings_of_its_run(

@@ -1,5 +1,6 @@
 """Settings: what a file may say, and the one clear line that answers each mistake."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def mistake(path: Path, *overrides: str) -> str:
     assert "\n" not in message
     assert caught.value.exit_code == 2
     return message
+
+
+@pytest.mark.parametrize("switch", ["prelu", "averaged_shortcuts", "block_shortcuts"])
+def test_a_switch_of_the_backbone_reaches_its_table(space: Path, switch: str) -> None:
+    plain, switched = load(space).table, load(space, [f"backbone.{switch}=true"]).table
+    assert plain != switched == replace(plain, **{switch: True})
 
 
 def test_a_space_is_read(space: Path) -> None:

@@ -1,7 +1,9 @@
 """The README shows what scripts/results/ holds, and its commands are those that CI runs."""
 
+import ast
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import helpers
@@ -102,9 +104,13 @@ def test_a_module_imports_only_from_those_above_it() -> None:
     for name, position in positions.items():
         path = ROOT / "mbnas" / name
         for file in path.glob("*.py") if path.is_dir() else [path.with_suffix(".py")]:
-            text = file.read_text()
-            direct = re.findall(r"^\s*from mbnas\.(\w+)", text, re.MULTILINE)
-            listed = re.findall(r"^\s*from mbnas import (.*)", text, re.MULTILINE)
-            imported = {each.partition(" as ")[0].strip() for each in ",".join(listed).split(",")}
-            below = {each for each in {*direct, *imported} if positions.get(each, -1) > position}
+            below = {each for each in imports(file) if positions.get(each, -1) > position}
             assert below == set(), f"{file.name} imports {below}"
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Modules and packages of mbnas, wherever in the file they are imported."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mbnas"):
+            _, *inside = (node.module or "").split(".")
+            yield from inside[:1] or (each.name for each in node.names)

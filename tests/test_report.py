@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import random
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from helpers import SPACES, tiny
+from helpers import SPACES, sources, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -122,14 +121,7 @@ def test_csv_and_json_hold_the_members_in_order(folder: RunFolder) -> None:
 
 def test_the_picture_opens_offline_and_holds_every_member(folder: RunFolder) -> None:
     page = folder.pareto_file.with_suffix(".html").read_text()
-    sources: list[str] = []
-
-    class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            sources.extend(f"{tag} {key}" for key, _ in attrs if key in ("src", "href", "srcset"))
-
-    Reader().feed(page)
-    assert sources == []
+    assert sources(page) == []
     for trial in trials(SETTINGS)[:4]:
         assert f'"{trial.id}\\u003cbr\\u003e{short(trial.assignment)}"' in page
 
@@ -199,6 +191,15 @@ def test_tables_fit_80_columns_and_cut_nothing_off(file: Path) -> None:
         assert "…" not in text
         written = [str(cell) for column in table.columns for cell in column.cells]
         assert all(part in text for cell in written for part in cell.split())
+
+
+def test_how_far_the_ranking_changed_is_said_with_the_table_and_the_picture(
+    folder: RunFolder,
+) -> None:
+    front = trials(SETTINGS)[:4]
+    told = ranking(front, worst_cases(front))
+    assert told in " ".join(shown(pareto_table(front, worst_cases(front))).split())
+    assert told in folder.pareto_file.with_suffix(".html").read_text().replace("\\u0027", "'")
 
 
 def test_tables_say_what_was_measured() -> None:
