@@ -53,7 +53,7 @@ def _commit() -> str:
 
     if shutil.which("git") is None:
         return "unknown"
-    changed = git("status", "--porcelain", "--untracked-files=no", *SOURCES)
+    changed = git("status", "--porcelain", *SOURCES)
     return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
@@ -265,12 +265,19 @@ def retrained_together(
         {
             "assignment": metrics["assignment"],
             "bops": metrics["bops"],
-            "natural": metrics["test"]["natural"],
-            "robust": metrics["test"]["pgd"]["mean"],
-            "worst case": audit["worst_case"]["accuracy"],
+            **reached(metrics["test"], audit),
         }
         for metrics, audit in zip(trained, audits, strict=True)
     ]
+
+
+def reached(test: Mapping[str, Any], audit: Mapping[str, Any]) -> dict[str, float]:
+    """By what studies compare networks, on test images, as fractions."""
+    return {
+        "natural": test["natural"],
+        "robust": test["pgd"]["mean"],
+        "worst case": audit["worst_case"]["accuracy"],
+    }
 
 
 def paired(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -131,10 +131,10 @@ def wanted(arguments: argparse.Namespace) -> list[Row]:
 
 
 def side_by_side(todo: Sequence[Callable[[], Row]], workers: int) -> list[Row]:
-    """All results, in order."""
-    if workers == 1:
+    """All results, in order; the first mistake ends it."""
+    if workers == 1 or not todo:
         return [each() for each in todo]
-    # The first mistake ends it; those of others would come as tracebacks.
+    # Mistakes of others would come as tracebacks.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     import ray  # noqa: PLC0415 (heavy, and not needed for one at a time)
 
@@ -144,8 +144,13 @@ def side_by_side(todo: Sequence[Callable[[], Row]], workers: int) -> list[Row]:
     ray.init(include_dashboard=False, num_cpus=workers * cores, ignore_reinit_error=True)
     run: Any = ray.remote(num_cpus=cores, num_gpus=gpu_share(workers))(lambda each: each())
     begun = [run.remote(each) for each in todo]
+    waiting = begun
     try:
-        return [ray.get(each) for each in begun]
+        while waiting:
+            finished, waiting = ray.wait(waiting)
+            ray.get(finished)
+        found: list[Row] = ray.get(begun)
+        return found
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
 

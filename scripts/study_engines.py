@@ -132,7 +132,8 @@ class Sensitivity:
     def _effects(self) -> tuple[Matrix, Matrix]:
         """What each choice for each layer adds to the worth and to the cost of the middle."""
         worth = {trial.assignment: trial.natural + trial.robust for trial in self.known}
-        least = -float(self.space.layers)  # of what is not affordable: no layer can make up for it
+        # Of what is not affordable: effects are within 2, and no choice elsewhere makes up for it.
+        least = -4.0 * self.space.layers
         singles = [
             [changed(self.middle, layer, bases) for bases in self._choices()]
             for layer in range(self.space.layers)

@@ -53,11 +53,7 @@ def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Name
     target = arguments.work / f"{trial.id}-seed{seed}"
     test = mbnas.train_network(settings, str(Format.multibit(trial.assignment)), target)["test"]
     audit = mbnas.audit_checkpoint(target, mbnas.Effort.QUICK, images)
-    return {
-        "natural": test["natural"],
-        "robust": test["pgd"]["mean"],
-        "worst case": audit["worst_case"]["accuracy"],
-    }
+    return bench.reached(test, audit)
 
 
 def jackknife(statistic: Callable[[Indices], float], count: int) -> tuple[float, float]:

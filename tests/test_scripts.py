@@ -9,11 +9,13 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import permutations, product
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -53,14 +55,6 @@ def test_a_script_finds_all_that_it_imports(script: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(script.parent)
     loaded = runpy.run_path(str(script))
     assert "main" in loaded or script.stem in WITHOUT_MAIN
-
-
-def test_the_stages_that_are_timed_are_those_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = SCRIPTS[0].parent
-    monkeypatch.syspath_prepend(folder)
-    for place in runpy.run_path(str(folder / "bench_pipeline.py"))["STAGES"].values():
-        module, _, name = place.rpartition(".")
-        assert callable(getattr(importlib.import_module(module), name))
 
 
 @pytest.fixture
@@ -442,6 +436,27 @@ def test_variants_are_trained_once_as_they_say_and_test_images_choose_nothing(
         assert study_of_noise(*options) == measured
 
 
+@pytest.mark.parametrize("script", ["study_recipe"], indirect=True)
+def test_a_variant_that_alters_code_trains_another_network(
+    script: ModuleType, study_of_noise: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = script.VARIANTS
+    altered = [name for name, each in variants.items() if each.altered is not nullcontext]
+    assert len(altered) == 6
+    for name in altered:
+        monkeypatch.setitem(variants, f"not {name}", replace(variants[name], altered=nullcontext))
+    trained: list[Network] = []
+
+    def accuracy(network: Network, images: Images) -> float:
+        trained.append(network)
+        return 0
+
+    monkeypatch.setattr(script, "accuracy", accuracy)
+    study_of_noise("--variants", *(each for name in altered for each in (name, f"not {name}")))
+    for name, one, other in zip(altered, trained[::2], trained[1::2], strict=True):
+        assert not same(one, other), name
+
+
 @pytest.mark.parametrize("script", ["study_surrogates"], indirect=True)
 def test_networks_are_attacked_once_within_what_they_were_trained_for(
     script: ModuleType, study_of_noise: Callable[..., object], monkeypatch: pytest.MonkeyPatch
@@ -716,6 +731,19 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
 
 
 @pytest.mark.parametrize("script", ["readme_tables"], indirect=True)
+def test_the_find_of_a_search_is_told_by_validation_images_not_by_what_it_keeps(
+    script: ModuleType,
+) -> None:
+    def find(validation: float, test: float) -> dict[str, Any]:
+        row = {"uniform": False, "seed": 0, "assignment": "1x2,1x1", "bops": 2e6}
+        return row | {"worst case": test, "member": {"worst_case": validation}}
+
+    uniform = [{"seed": 0, "assignment": "1x1,1x1", "bops": 1e6, "worst case": 0.25}]
+    first, *_ = script.apart([[find(0.3, 0.6), find(0.4, 0.5)]], uniform)
+    assert first == ["the one that its search put first", "1", "2.00", "50.0", "–"]
+
+
+@pytest.mark.parametrize("script", ["readme_tables"], indirect=True)
 def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds(
     script: ModuleType,
 ) -> None:
@@ -755,7 +783,7 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     row = "| as the space says | 0.00 ± 0.00 | 90.0 ± 0.0 | 60.0 ± 0.0 | 50.0 ± 5.0 "
     assert f"{row}| 16.7 ± 5.8 | 6.7 ± 7.6 |" in shown
     # "1x1,1x2" costs as much as 1x2, so that it has two rivals on each of the three seeds
-    assert "| the best of each search | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 | 6.7 ± 7.6 |" in shown
+    assert "| the one that its search put first | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 |" in shown
     assert "| all others | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 | 6.7 ± 7.6 |" in shown
     assert "uniform themselves" not in shown
     cheap = [{**each, "bops": 1} if each["find"] else each for each in told]
@@ -867,6 +895,28 @@ def test_the_gap_is_0_where_the_function_is_linear_and_1_where_the_gradient_is_0
         assert script.error(binary, "input", 0.5, Surrogate.STE, 4) == 1
 
 
+@pytest.mark.parametrize("script", ["bench_pipeline"], indirect=True)
+def test_the_stages_that_are_timed_are_those_of_a_run(script: ModuleType) -> None:
+    seconds = script.once(tiny("search.budget=110000"))
+    total = seconds.pop("total")
+    assert seconds.keys() == script.STAGES.keys()
+    assert 0 < sum(seconds.values()) < total
+
+
+@pytest.mark.parametrize("script", ["bench"], indirect=True)
+def test_nothing_is_compiled_where_plain_operations_are_asked_for(script: ModuleType) -> None:
+    table = replace(tiny().table, prelu=True)
+    network = multibit(table, Assignment.uniform(1, 2, len(table.searchable)))
+    x = torch.rand(4, *table.image)
+    kernels = ("moments", "forward", "backward", "tilt", "bend", "unbend")
+    compiled = {name: mock.Mock(side_effect=AssertionError(name)) for name in kernels}
+    with mock.patch.multiple("mbnas.kernels", **compiled):
+        with script.plain():
+            network(x).sum().backward()
+        with script.compiled(), pytest.raises(AssertionError):
+            network(x)
+
+
 @pytest.mark.parametrize("script", ["bench"], indirect=True)
 def test_the_expanded_peer_computes_the_same_function(script: ModuleType) -> None:
     table = tiny().table
@@ -888,6 +938,25 @@ def test_rows_side_by_side_come_in_the_order_asked_for(script: ModuleType) -> No
     todo = [partial(row, number) for number in range(3)]
     try:
         assert script.side_by_side(todo, 2) == script.side_by_side(todo, 1)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
+def test_a_mistake_is_told_before_longer_rows_are_done(script: ModuleType, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+
+    def long() -> None:
+        time.sleep(20)
+        done.touch()
+
+    def wrong() -> None:
+        raise SettingsError("a mistake")
+
+    try:
+        with pytest.raises(SettingsError, match="a mistake"):
+            script.side_by_side([long, wrong], 2)
+        assert not done.exists()
     finally:
         ray.shutdown()
 
