@@ -21,7 +21,7 @@ from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.networks import Network, freeze
 from mbnas.progress import log
-from mbnas.retraining import described
+from mbnas.retraining import described, frozen_network
 from mbnas.sameness import require_same, require_same_networks
 from mbnas.settings import Effort, Settings
 from mbnas.threads import suited_to
@@ -124,7 +124,7 @@ def audited(
                 plan,
                 seed=settings.seed,
                 journal=journal,
-                sources={each: _network(source, images) for each, source in sources.items()},
+                sources={each: frozen_network(path, images) for each, path in sources.items()},
             )
             known = {"network": digest(path), "sources": tried, **page.record(found)}
             write_text(file.with_suffix(".html"), page.page(known, name))
@@ -193,10 +193,3 @@ def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Format, Sett
     require_images_of(path, images)
     device = pick_device(settings.device)
     return freeze(network.to(device)), format_, settings, images.to(device)
-
-
-def _network(path: Path, images: Images) -> Network:
-    """Another network for the same images, frozen."""
-    network, _, _ = load_network(path)
-    require_images_of(path, images)
-    return freeze(network.to(images.device))

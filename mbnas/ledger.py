@@ -16,9 +16,9 @@ ORIGIN = "origin"
 
 
 def origin_of(journal: Journal) -> dict[str, Any]:
-    """What a ledger in it was begun for; empty if there is none."""
+    """What the results in it depend on; empty if there are none."""
     records = journal.read("name", "result")
-    return next((each["result"] for each in records if each["name"] == ORIGIN), {})
+    return next((each["result"] for each in reversed(records) if each["name"] == ORIGIN), {})
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Ledger:
     """What was measured before is looked up.
 
     Attributes:
-        origin: what decides the results; those of another origin are refused.
+        origin: what decides the results. Those of other values are refused; what decides none of
+            them may be added.
         found: called with the name of each result that is measured now.
 
     Raises:
@@ -41,13 +42,16 @@ class Ledger:
     def __post_init__(self) -> None:
         records = self.journal.read("name", "result")
         self.results = {record["name"]: record["result"] for record in records}
-        known = self._once(ORIGIN, lambda: self.origin)
-        others = [key for key, value in self.origin.items() if known.get(key) != value]
+        known = self.results.get(ORIGIN, {})
+        others = [key for key, value in known.items() if self.origin.get(key) != value]
         if others:
             raise DataError(
                 f"{str(self.journal.path)!r} was begun with another {' and '.join(others)}; go on "
                 "with that, or delete it to begin anew"
             )
+        if known != self.origin:
+            self.journal.append({"name": ORIGIN, "result": self.origin})
+            self.found(ORIGIN)
 
     def number(self, name: str, measure: Callable[[], float]) -> float:
         """A number."""

@@ -104,7 +104,7 @@ def retrain(
     seed = derive(settings.seed, "retraining", format_)
     recipe = settings.retraining
     if isinstance(recipe.teacher, Path):
-        teacher = _teacher(recipe.teacher, data.test, device)
+        teacher = frozen_network(recipe.teacher, data.test)
     network = _start(settings, format_, data, source, seed).to(device)
     guard_images = data.validation.first(recipe.guard_images)
     guarding = guard_stages(settings.threat, recipe.guard_steps)
@@ -201,15 +201,20 @@ def require_named_networks(settings: Settings, images: Images) -> None:
     """
     recipe = settings.retraining
     if isinstance(recipe.teacher, Path):
-        _teacher(recipe.teacher, images, torch.device("cpu"))
+        frozen_network(recipe.teacher, images)
     if isinstance(recipe.start, Path):
         _forerunner(recipe.start, settings, images)
 
 
-def _teacher(path: Path, images: Images, device: torch.device) -> Network:
+def frozen_network(path: Path, images: Images) -> Network:
+    """A saved network on the device of the test images, which must be its own.
+
+    Raises:
+        DataError: if it is missing or corrupt, or was tested on other images.
+    """
     network, _, _ = load_network(path)
     require_images_of(path, images)
-    return freeze(network.to(device))
+    return freeze(network.to(images.device))
 
 
 def _forerunner(path: Path, settings: Settings, images: Images) -> Network:

@@ -19,7 +19,7 @@ from victims import grey, masked
 
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
-from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, page, withstanding
+from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, begun_with, page, withstanding
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.checks import Check, judge, percent
 from mbnas.auditing.evidence import (
@@ -30,6 +30,7 @@ from mbnas.auditing.evidence import (
     Evidence,
     _attacks,
     _pairs,
+    _swept,
     gather,
 )
 from mbnas.data import load
@@ -434,10 +435,58 @@ def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
         audited(Saturated(), tmp_path)
 
 
-def test_an_audit_does_not_go_on_with_another_network_for_transfer(tmp_path: Path) -> None:
+def test_an_audit_goes_on_with_more_networks_for_transfer_but_not_with_others(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path / "journal")
     audited(honest(), tmp_path, sources={"twin": honest()})
-    with pytest.raises(DataError, match="begun with another set of sources; go on with that"):
-        audited(honest(), tmp_path, sources={"twin": Saturated()})
+    before = journal.read()
+    found = audited(honest(), tmp_path, sources={"twin": honest(), "one": honest()})
+    *_, first, second = found.evidence.standing
+    assert (first, second) == (f"{TRANSFER}one", f"{TRANSFER}twin")
+    assert [each["name"] for each in journal.read()[len(before) :]] == ["origin", first]
+    assert begun_with(journal) == {"one", "twin"}
+    with pytest.raises(DataError, match="begun with another source twin; go on with that"):
+        audited(honest(), tmp_path, sources={"twin": Saturated().eval(), "one": honest()})
+    with pytest.raises(DataError, match="begun with another source one; go on with that"):
+        audited(honest(), tmp_path, sources={"twin": honest()})
+
+
+def test_what_each_source_breaks_counts_in_whatever_order_they_are_tried(tmp_path: Path) -> None:
+    half = torch.arange(16) < 8
+    breaks = {"a": half, "b": ~half}
+    standing = Case.standing
+
+    def stands(case: Case, attack: object, model: object, before: Tensor) -> Tensor:
+        broken = breaks.get(attack) if isinstance(attack, str) else None
+        return standing(case, attack, model, before) if broken is None else before & ~broken
+
+    case = Case(honest(), IMAGES.first(16), THREAT, 0)
+    ledger = Ledger(Journal(tmp_path / "journal"), {}, lambda _: None)
+    with (
+        mock.patch.object(Case, "standing", stands),
+        mock.patch("mbnas.auditing.evidence._attacks", lambda _, __, tried, ___: tried),
+    ):
+        alone, after = (
+            gather(case, PLAN, {name: (name, None) for name in order}, ledger).worst
+            for order in ("a", "ba")  # a is tried before an interrupt, and b then comes first
+        )
+    assert alone.any()
+    assert not after.any()
+
+
+@pytest.mark.parametrize(("steps", "longer"), [(20, True), (10, False)])
+def test_no_attack_of_the_sweep_is_shorter_than_planned(steps: int, longer: bool) -> None:
+    asked: list[str] = []
+
+    def mask(name: str, _: object) -> Tensor:
+        asked.append(name)
+        return torch.ones(len(IMAGES), dtype=torch.bool)
+
+    case, plan = Case(honest(), IMAGES, THREAT, 0), replace(SHORT, sweep=steps)
+    _swept(case, plan, mock.Mock(mask=mask), torch.ones(len(IMAGES), dtype=torch.bool))
+    assert THREAT.steps == 10
+    assert (f"cross-entropy, {THREAT.surrogate}" in asked) == longer
 
 
 @pytest.mark.parametrize(
@@ -826,6 +875,8 @@ def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:
     network = multibit(table, Assignment.uniform(1, 1, len(table.searchable)))
     with pytest.raises(SettingsError, match="training mode"):
         audit_of(network.train(), X, tmp_path)
+    with pytest.raises(SettingsError, match="training mode"):
+        audited(honest(), tmp_path, sources={"twin": network})
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
-from mbnas.evaluation import Steered, another, require_sound
+from mbnas.evaluation import Steered, another, require_evaluation_mode, require_sound
 from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.ledger import Ledger, origin_of
 from mbnas.progress import bar, log
 from mbnas.settings import Surrogate, Threat
 
-SOURCES = "set of sources"
+SOURCE = "source "
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,17 @@ def audit(
         images: n of them, with labels; ``Images.of(x, y)`` makes them of x (n, C, H, W), uint8 or
             floats in [0, 1], and y (n,).
         journal: where each result is kept; what it holds already is not measured again.
-        sources: networks whose adversarial images are tried on this one, by name.
+        sources: networks whose adversarial images are tried on this one, by name; an unfinished
+            audit goes on with more of them.
 
     Raises:
-        SettingsError: if the network is in training mode or returns numbers that are not finite.
+        SettingsError: if a network is in training mode or returns numbers that are not finite.
         DataError: if the images are not in [0, 1].
     """
     require_sound(network, images)
-    plan = feasible(plan)
-    others = dict(sources or {})
+    plan, others = feasible(plan), dict(sorted((sources or {}).items()))
+    for each in others.values():
+        require_evaluation_mode(each)
     case = Case(network, images, threat, seed)
     first, _ = images.gather(slice(1))
 
@@ -80,9 +82,9 @@ def audit(
         "threat": threat.model_dump(mode="json"),
         "plan": plan.record(),
         "seed": seed,
-        SOURCES: {name: print_of(each) for name, each in sorted(others.items())},
         "number of images": len(images),
         "network (by its first logits)": print_of(network),
+        **{f"{SOURCE}{name}": print_of(each) for name, each in others.items()},
     }
     with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
@@ -91,8 +93,8 @@ def audit(
 
 def begun_with(journal: Journal) -> AbstractSet[str]:
     """Of which sources an unfinished audit tries the adversarial images, by name."""
-    names: AbstractSet[str] = origin_of(journal).get(SOURCES, {}).keys()
-    return names
+    origin = origin_of(journal)
+    return {key.removeprefix(SOURCE) for key in origin if key.startswith(SOURCE)}
 
 
 def feasible(plan: Plan) -> Plan:

@@ -33,7 +33,8 @@ class Evidence:
         last, every: by the paper's PGD, at the last and at every iterate; iterations -> (runs, n).
         scored: under PGD as the threat says.
         sweep: of these, under each attack of the sweep, ``<loss>, <surrogate>``; each begins with
-            all of them.
+            all of them. Cross-entropy through the threat's surrogate is ``scored`` itself where the
+            sweep takes no more steps.
         strongest: which of the sweep left the fewest.
         swept: under all of the above, noise, and what is within eps of the curve over it.
         standing: after each further attack in turn, of those that stood before.
@@ -86,7 +87,9 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     for name, (attack, model) in further.items():
         if settled and name.startswith(DOUBLED):
             continue
-        before, left = left, ledger.mask(name, partial(case.standing, attack, model, left))
+        before = left
+        # What was measured before an interrupt may have begun with more than is left now.
+        left = before & ledger.mask(name, partial(case.standing, attack, model, before))
         settled = name.startswith(DOUBLED) and torch.equal(before, left)
         standing[name] = left
     return Evidence(
@@ -158,8 +161,9 @@ def _swept(
         return ledger.mask(name, partial(case.standing, attack, model, before))
 
     scored = left("PGD as the threat says", own, case.threat.steps, natural)
-    others = (pair for pair in _pairs(plan, own[1]) if pair != own)
-    swept = {pair: left(_named(pair), pair, plan.sweep, scored) for pair in others}
+    longer = plan.sweep > case.threat.steps
+    further = (pair for pair in _pairs(plan, own[1]) if longer or pair != own)
+    swept = {pair: left(_named(pair), pair, plan.sweep, scored) for pair in further}
     return scored, {own: scored} | swept
 
 
