@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mbnas.errors import SettingsError
@@ -10,11 +11,18 @@ from mbnas.settings import Settings
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """What decides a network: all but where the images lie, what computes, and later audits."""
+    """What decides a network: all but where the images lie, what computes, and later audits.
+
+    Of networks to begin with and to learn from it says that there are some: wherever they lie,
+    whoever trains with them knows them by their digests.
+    """
     tree = settings.model_dump(
         mode="json", exclude={"device": True, "data": {"root"}, "test": {"audit"}}
     )
     assert isinstance(tree, dict)
+    for role in ("start", "teacher"):
+        if isinstance(getattr(settings.retraining, role), Path):
+            tree["retraining"][role] = "a network"
     return tree
 
 

@@ -82,7 +82,7 @@ def fit(
     batches = max(1, len(train) // recipe.batch_size)
     origin = {
         "network": title,  # from which, and the settings' seed, ``seed`` follows
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", include=set(Recipe.model_fields)),
         "settings": identity(settings),
         "networks": learned_from,
         "images": fingerprint(train),

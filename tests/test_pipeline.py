@@ -543,6 +543,30 @@ def test_a_training_does_not_go_on_from_another_network_of_the_same_name(
 
 
 @pytest.mark.parametrize("role", ["teacher", "start"])
+def test_a_network_is_the_same_wherever_it_lies(
+    tmp_path: Path, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.train_network(tiny(), "float", tmp_path / "float")
+    monkeypatch.chdir(tmp_path)
+    named, moved = (
+        tiny(f"retraining.{role}={each}") for each in ("float", tmp_path / "moved" / "float")
+    )
+    (tmp_path / "moved").mkdir()
+    with (
+        mock.patch("mbnas.retraining.final_scores", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        pipeline.train_network(named, "mbn1x1", tmp_path / "pupil")
+    (tmp_path / "float").rename(tmp_path / "moved" / "float")
+    with mock.patch("mbnas.training._step", side_effect=AssertionError):  # nothing anew
+        metrics = pipeline.train_network(moved, "mbn1x1", tmp_path / "pupil")
+        assert pipeline.train_network(moved, "mbn1x1", tmp_path / "pupil") == metrics
+    alone = tiny(f"retraining.{role}={'null' if role == 'teacher' else 'scratch'}")
+    with pytest.raises(SettingsError, match=rf"retraining\.{role}: a network -> \w+"):
+        pipeline.train_network(alone, "mbn1x1", tmp_path / "pupil")
+
+
+@pytest.mark.parametrize("role", ["teacher", "start"])
 def test_a_network_that_is_not_there_is_missed_before_anything_is_trained(
     tmp_path: Path, role: str
 ) -> None:
