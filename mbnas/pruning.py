@@ -88,6 +88,7 @@ def prune_network(
         DataError: if a file is missing or corrupt, ``trained`` was tested on other images, or
             another process works in ``path``.
     """
+    executor.check()
     dense, format_, before = load_network(trained)
     if format_.family is not Family.FLOAT:
         raise SettingsError(f"{str(trained)!r} holds {format_}; only float networks are pruned")
@@ -100,7 +101,7 @@ def prune_network(
     data.train.batch_size(settings.retraining.batch_size, parallel.count())
     parallel.led(lambda: _require_place(path))
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
-        parallel.led(lambda: _require_same_pruning(path, settings, family, trained))
+        parallel.led(lambda: _require_same_pruning(path, settings, family, trained, data))
         done = finished(path, settings, family, data)
         if done is not None:
             return done
@@ -128,9 +129,12 @@ def _require_place(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def _require_same_pruning(path: Path, settings: Settings, family: Pruned, trained: Path) -> None:
+def _require_same_pruning(
+    path: Path, settings: Settings, family: Pruned, trained: Path, data: datasets.Data
+) -> None:
     """Check that what was begun in ``path`` is what is asked for; its journal tells only scores."""
-    asked = {"format": str(family), "network": digest(trained), **identity(settings)}
+    of = {"network": digest(trained), "images": data.fingerprint()}
+    asked = {"format": str(family), **of, **identity(settings)}
     begun = path / ORIGIN_FILE
     if not begun.exists():
         write_json(begun, asked)

@@ -108,15 +108,16 @@ def create(
     folder = RunFolder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        begin(folder)
-        write_text(folder.settings_file, config.dump(settings))
+        try:
+            begin(folder)
+            write_text(folder.settings_file, config.dump(settings))
+        except BaseException:  # for the same command to begin anew
+            folder.supernet_file.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise DataError(
             f"cannot write to {str(path)!r}: {error.strerror}; choose another --out"
         ) from None
-    except KeyboardInterrupt:  # for the same command to begin anew
-        folder.supernet_file.unlink(missing_ok=True)
-        raise
     return folder
 
 
@@ -170,21 +171,23 @@ def require_data(folder: RunFolder, settings: Settings, fingerprint: str, anew: 
 
 
 def record_supernet(folder: RunFolder, digest: str) -> None:
-    """Note whose sub-networks are scored from now on, or check that those scored before are of it.
+    """Note whose sub-networks are scored from now on, or check that what is there is of it.
 
     Args:
         digest: of the file of the supernet.
 
     Raises:
-        DataError: if they are of another.
+        DataError: if scores or retrained networks are of another.
     """
     known = read_json(folder.manifest_file)
     if known.get("supernet") == digest:
         return
-    scored = folder.trials.path.exists() or folder.early_trials.path.exists()
-    if "supernet" in known and scored:
+    journals = (folder.trials, folder.early_trials, folder.rescored)
+    of_it = (*(each.path for each in journals), folder.path / "candidates")
+    there = [each for each in of_it if each.exists()]
+    if "supernet" in known and there:
         raise DataError(
-            f"{str(folder.trials.path)!r} scores another supernet than "
+            f"{str(there[0])!r} is of another supernet than "
             f"{str(folder.supernet_file)!r}, which was replaced or trained anew since; restore "
             f"the former, or search this one with `mbnas search --supernet "
             f"{shlex.quote(str(folder.path))}`"

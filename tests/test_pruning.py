@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mbnas.assignment import Assignment, Bases
 from mbnas.backbones import Row
 from mbnas.bops import bops
 from mbnas.checkpoints import load_network
+from mbnas.data import Data
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import alone_in
 from mbnas.formats import Family, Format
@@ -24,7 +26,7 @@ from mbnas.pipeline import train_network
 from mbnas.pruning import Dense, prune_network
 from mbnas.randomness import seeded
 from mbnas.search.executors import Executor
-from mbnas.settings import Surrogate
+from mbnas.settings import DataSettings, Surrogate
 
 ROW = Row("layer", "main", 1, 8, 4, kernel=3, stride=1, size=4)
 # With 16 channels, stem and classifier are a small part of the cost.
@@ -130,6 +132,9 @@ def test_what_cannot_be_pruned_is_told_before_the_search(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "searched", None)
+    nowhere = Executor("inprocess", address="there:6379")
+    with pytest.raises(SettingsError, match="--address there:6379 is of a Ray cluster"):
+        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, tmp_path / "pruned", nowhere)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").touch()
     with pytest.raises(SettingsError, match="is there already and not empty"):
@@ -153,6 +158,12 @@ def test_what_was_pruned_otherwise_is_not_taken_for_what_is_asked_for(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    load = pruning.datasets.load
+
+    def in_another_order(settings: DataSettings, seed: int) -> Data:
+        data = load(settings, seed)
+        return replace(data, train=data.train.take(torch.arange(len(data.train)).flip(0)))
+
     short = tiny("backbone.width=16", "retraining.training=natural", "search.evaluations=4")
     pruned = tmp_path / "pruned"
     other = tmp_path / "other"
@@ -168,6 +179,10 @@ def test_what_was_pruned_otherwise_is_not_taken_for_what_is_asked_for(
             prune_network(short, Family.CHANNEL_PRUNED, trained, pruned, INPROCESS)
         with pytest.raises(SettingsError, match=r"network: \w+ -> \w+"):
             prune_network(short, Family.WEIGHT_PRUNED, other, pruned, INPROCESS)
+        with monkeypatch.context() as patch:
+            patch.setattr(pruning.datasets, "load", in_another_order)
+            with pytest.raises((SettingsError, DataError), match=r"images: \w+ -> \w+|changed"):
+                prune_network(short, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
         prune_network(short, Family.WEIGHT_PRUNED, trained, pruned, INPROCESS)
 
 

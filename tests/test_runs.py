@@ -1,6 +1,7 @@
 """The run folder, and guards against mixing runs up."""
 
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -96,21 +97,36 @@ def test_scores_are_of_one_supernet(folder: RunFolder) -> None:
         **manifest(folder.settings(), "f00d"),
         "supernet": "b",
     }
-    folder.trials.append({})
-    record_supernet(folder, "b")
-    with pytest.raises(
-        DataError, match=r"scores another supernet than .* `mbnas search --supernet"
-    ):
-        record_supernet(folder, "a")
     record_data(folder, folder.settings(), "f00d", [1])
 
 
-def test_a_run_that_was_interrupted_before_it_began_can_be_begun_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["trials.jsonl", "rescored.jsonl", "candidates"])
+def test_what_was_made_of_a_supernet_is_not_taken_for_that_of_another(
+    folder: RunFolder, name: str
+) -> None:
+    record_data(folder, folder.settings(), "f00d", [1])
+    record_supernet(folder, "b")
+    (folder.path / name).mkdir()
+    record_supernet(folder, "b")
+    with pytest.raises(
+        DataError, match=rf"{name}' is of another supernet than .* `mbnas search --supernet"
+    ):
+        record_supernet(folder, "a")
+
+
+@pytest.mark.parametrize(
+    ("stop", "told"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(ENOSPC, "full"), DataError)],
+    ids=["interrupted", "disk full"],
+)
+def test_a_run_that_was_stopped_before_it_began_can_be_begun_again(
+    stop: BaseException, told: type[BaseException], tmp_path: Path
+) -> None:
     def begin(folder: RunFolder) -> None:
         folder.supernet_file.write_text("a supernet")
-        raise KeyboardInterrupt
+        raise stop
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(told):
         runs.create(tmp_path, tiny(), begin)
     runs.create(tmp_path, tiny())
 
