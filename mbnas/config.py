@@ -28,7 +28,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
             f"cannot read space {str(path)!r}: {error.strerror}; "
             "give a YAML file such as search_spaces/digits.yaml"
         ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _NOT_YAML as error:
         reason = " ".join(str(error).split())
         raise SettingsError(f"space {str(path)!r} is not valid YAML: {reason}") from None
     if not isinstance(tree, dict):
@@ -44,6 +44,10 @@ def validate(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> Settings
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(_first_mistake(error)) from None
+
+
+# Tags such as !!bool or !!timestamp before something else end in one of the latter.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError)
 
 
 class _Loader(yaml.SafeLoader):
@@ -70,8 +74,8 @@ def _override(tree: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise SettingsError(f"--set {override!r} is not of the form key.path=value")
     try:
         value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = getattr(error, "problem", error)
+    except _NOT_YAML as error:
+        reason = " ".join(str(getattr(error, "problem", error)).split())
         raise SettingsError(f"--set {override!r}: {text!r} is not a YAML value: {reason}") from None
     return _replaced(tree, path.strip().split("."), value)
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("mbnas", "torch", "torchvision", "optuna", "ray", "numpy", "pandas", "pymoo")
+PACKAGES = (
+    *("mbnas", "torch", "torchvision", "optuna", "ray", "numpy", "pandas", "pymoo"),
+    *("numba", "pillow", "scikit-learn"),  # by which sums are rounded, images scaled, digits known
+)
 
 
 def environment() -> dict[str, Any]:
@@ -29,7 +32,7 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    """None where it is not installed; only Ray may be missing."""
+    """None where it is not installed; only Ray and numba may be missing."""
     try:
         return version(package)
     except PackageNotFoundError:

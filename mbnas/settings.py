@@ -278,8 +278,8 @@ class SearchSettings(_Frozen):
         budget: most BOPS a candidate may cost.
         evaluations: candidates scored in all, the feasible uniform assignments among them.
         population: candidates per generation.
-        objective: robust accuracy is that under PGD as in the paper, or under two shorter attacks
-            that share neither loss nor surrogate, at the same cost.
+        objective: robust accuracy is that under PGD as the threat says, counted at every iterate,
+            or under two shorter attacks that share neither loss nor surrogate, at the same cost.
         images: validation images a candidate is scored on; if as many others are held out, these
             judge the Pareto set.
         recalibration_images: training images that re-estimate batch-norm statistics before.

@@ -220,6 +220,9 @@ def test_dump_loses_no_digit(
         ("seed", "--set 'seed' is not of the form key.path=value"),
         ("=3", "--set '=3' is not of the form key.path=value"),
         ("seed=[1", "--set 'seed=[1': '[1' is not a YAML value"),
+        ("seed=!!bool x", "'!!bool x' is not a YAML value"),
+        ("seed=!!timestamp x", "'!!timestamp x' is not a YAML value"),
+        ("seed=\x01", "is not a YAML value: unacceptable character"),
         ("seed=" + 5_000 * "[", "is not a YAML value"),
     ],
 )
