@@ -72,8 +72,7 @@ def load(settings: DataSettings, seed: int) -> Data:
     Raises:
         DataError: if it is missing, corrupt, or not what the settings say.
     """
-    with parallel.leader_first():  # it alone decodes images that were never read before
-        train, test = _read(settings)
+    train, test = _read(settings, train=True), load_test(settings)
     size = tuple(train.pixels.shape[2:])
     if size != settings.image[1:]:
         raise DataError(
@@ -96,9 +95,6 @@ def load(settings: DataSettings, seed: int) -> Data:
             "images to train on; choose fewer"
         )
     order = torch.randperm(len(train), generator=generator(seed, "split"))
-    # A folder lists its classes one after another; the first n test images must be a fair sample,
-    # and the same one whatever the seed.
-    test = test.take(torch.randperm(len(test), generator=generator(0, "test order")))
     held_out, rest = order[: settings.validation], order[settings.validation :]
     used = rest[: settings.train_images]
     if settings.name == "folder" and len(used) < len(rest):  # a space for other data may say so
@@ -111,14 +107,32 @@ def load(settings: DataSettings, seed: int) -> Data:
     )
 
 
-def _read(settings: DataSettings) -> tuple[Images, Images]:
+def load_test(settings: DataSettings) -> Images:
+    """The test images alone, those of :func:`load`; those for training need not be there.
+
+    Raises:
+        DataError: if they are missing or corrupt.
+    """
+    test = _read(settings, train=False)
+    # A folder lists its classes one after another; the first n test images must be a fair sample,
+    # and the same one whatever the seed.
+    return test.take(torch.randperm(len(test), generator=generator(0, "test order")))
+
+
+def _read(settings: DataSettings, *, train: bool) -> Images:
+    """The images for training, or for test."""
+    with parallel.leader_first():  # it alone decodes images that were never read before
+        return _split(settings, train=train)
+
+
+def _split(settings: DataSettings, *, train: bool) -> Images:
     if settings.name == "digits":
         if settings.root is not None:
             raise DataError(
                 f"digits come with scikit-learn, not from {str(settings.root)!r}; leave away "
                 "--data, or say what lies there by --set data.name=folder"
             )
-        return _digits()
+        return _digits(train=train)
     if settings.root is None:
         raise DataError(f"data {settings.name!r} needs a folder; give --data DIR")
     try:
@@ -126,14 +140,14 @@ def _read(settings: DataSettings) -> tuple[Images, Images]:
     except RuntimeError:
         raise DataError(f"no home folder for {str(settings.root)!r}; give --data DIR") from None
     if settings.name in ("cifar10", "cifar100") and not folders.is_image_folder(root):
-        return _cifar(settings.name, root)
+        return _cifar(settings.name, root, train=train)
     splits = {"train", "val", "test"} & {*folders.subfolders(root)}
-    if settings.name == "imagenet" and len(splits) < 2:
+    if settings.name == "imagenet" and ((train and "train" not in splits) or splits <= {"train"}):
         _unpack_imagenet(root)
-    return folders.read(root, settings.image[1])
+    return folders.read(root, settings.image[1], train=train)
 
 
-def _digits() -> tuple[Images, Images]:
+def _digits(*, train: bool) -> Images:
     """Handwritten digits of scikit-learn (UCI), 8x8 pixels; a fifth, always the same, for test."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 (takes a second to import)
 
@@ -142,25 +156,22 @@ def _digits() -> tuple[Images, Images]:
     images = Images.of(pixels, torch.from_numpy(digits.target).long())
     order = torch.randperm(len(images), generator=generator(0, "digits test split"))
     fifth = len(images) // 5
-    return images.take(order[fifth:]), images.take(order[:fifth])
+    return images.take(order[fifth:] if train else order[:fifth])
 
 
-def _cifar(name: Literal["cifar10", "cifar100"], root: Path) -> tuple[Images, Images]:
+def _cifar(name: Literal["cifar10", "cifar100"], root: Path, *, train: bool) -> Images:
     datasets = _torchvision_datasets()
     dataset = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
-        both = [dataset(root, train=train, download=True) for train in (True, False)]
+        found = dataset(root, train=train, download=True)
     except (OSError, RuntimeError, EOFError) as error:
         raise DataError(
             f"{name} is neither in {str(root)!r} nor can it be downloaded ({error}); put "
             "torchvision's files there, or a folder with train/<class>/ and test/<class>/, "
             "or name another with --data DIR"
         ) from None
-    train, test = (
-        Images.of(torch.from_numpy(each.data).permute(0, 3, 1, 2), torch.tensor(each.targets))
-        for each in both
-    )
-    return train, test
+    pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2)
+    return Images.of(pixels, torch.tensor(found.targets))
 
 
 def _unpack_imagenet(root: Path) -> None:

@@ -25,8 +25,8 @@ SUFFIXES = {
 
 
 def is_image_folder(root: Path) -> bool:
-    """Whether there are classes below ``root/train``."""
-    return bool(subfolders(root / "train"))
+    """Whether there are classes below a folder of images for training or test."""
+    return any(subfolders(root / split) for split in ("train", "test", "val"))
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -51,15 +51,17 @@ def _readable() -> Iterator[None]:
         ) from None
 
 
-def read(root: Path, size: int) -> tuple[Images, Images]:
-    """Training and test images, scaled to squares of ``size`` pixels.
+def read(root: Path, size: int, *, train: bool) -> Images:
+    """Training or test images, scaled to squares of ``size`` pixels.
+
+    Training images are of use only where there are test images of the same classes.
 
     Raises:
         DataError: if a folder or an image is missing, corrupt, or beside the classes.
     """
     there = subfolders(root)
     test = "test" if subfolders(root / "test") or "val" not in there else "val"
-    for split in ("train", test):
+    for split in ("train", test) if train else (test,):
         if split not in there:
             raise DataError(
                 f"no folder {str(root / split)!r}; images are looked for in train/<class>/ and "
@@ -67,12 +69,12 @@ def read(root: Path, size: int) -> tuple[Images, Images]:
             )
         _require_none_beside_classes(root / split)  # before hours go into decoding the first
     odd = sorted(set(subfolders(root / "train")) ^ set(subfolders(root / test)))
-    if odd:
+    if train and odd:
         raise DataError(
             f"{str(root)!r}: train and {test} have different classes ({', '.join(odd[:5])}); "
             "each class needs a folder in both"
         )
-    return _image_tree(root / "train", size), _image_tree(root / test, size)
+    return _image_tree(root / ("train" if train else test), size)
 
 
 def _image_tree(folder: Path, size: int) -> Images:

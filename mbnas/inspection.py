@@ -189,7 +189,7 @@ def _opened(path: Path, overrides: Sequence[str]) -> tuple[Network, Format, Sett
     network, format_, saved = load_network(path)
     settings = config.validate(saved.model_dump(mode="json"), overrides)
     require_same_networks(saved, settings, f"{str(path)!r} was trained")
-    images = datasets.load(settings.data, settings.seed).test
+    images = datasets.load_test(settings.data)
     require_images_of(path, images)
     device = pick_device(settings.device)
     return freeze(network.to(device)), format_, settings, images.to(device)

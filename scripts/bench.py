@@ -213,7 +213,7 @@ def copied(run: RunFolder, target: Path, without: str) -> RunFolder:
 def test_images(network: Path, settings: mbnas.Settings, root: Path | None, count: int) -> Images:
     """The first ``count`` that belong to a saved network, in ``root`` or where it was trained."""
     named = settings.data.model_copy(update={"root": root or settings.data.root})
-    images = datasets.load(named, settings.seed).test
+    images = datasets.load_test(named)
     require_images_of(network, images)
     return first(images, count)
 

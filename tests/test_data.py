@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mbnas.data import Data, _torchvision_datasets, load
+from mbnas.data import Data, _torchvision_datasets, load, load_test
 from mbnas.errors import DataError
 from mbnas.images import Images
 from mbnas.settings import DataSettings
@@ -511,6 +511,17 @@ def test_torchvisions_own_files_are_read(tmp_path: Path) -> None:
     assert torch.equal(data.train.pixels, torch.from_numpy(pixels[:20]))
     assert torch.equal(data.test.pixels, torch.from_numpy(pixels[20:]))
     assert data.train.targets.tolist() + data.test.targets.tolist() == labels
+
+
+@pytest.mark.parametrize("name", ["folder", "cifar10", "imagenet"])
+def test_test_images_can_be_read_alone(root: Path, name: str) -> None:
+    asked = {"name": name, "image_size": SIZE, "classes": 2, "validation": 2, "root": root}
+    settings = DataSettings.model_validate(asked)
+    known = load(settings, seed=0).test
+    shutil.rmtree(root / "train")
+    alone = load_test(settings)
+    for found, expected in zip(alone.gather(slice(None)), known.gather(slice(None)), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -94,11 +94,10 @@ def test_what_is_known_takes_nothing_from_an_audit_under_way(
 def test_a_network_is_not_measured_on_images_of_another_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, data = saved(tmp_path / "one", "mbn1x1"), datasets.load(SETTINGS.data, SETTINGS.seed)
-    x, y = data.test.gather(slice(None))
+    folder = saved(tmp_path / "one", "mbn1x1")
+    x, y = datasets.load_test(SETTINGS.data).gather(slice(None))
     foreign = Images.of((255 * (1 - x)).to(torch.uint8), y)
-    swapped = type(data)(**{**vars(data), "test": foreign})
-    monkeypatch.setattr("mbnas.inspection.datasets.load", lambda *_: swapped)
+    monkeypatch.setattr("mbnas.inspection.datasets.load_test", lambda _: foreign)
     for measure in (evaluate_checkpoint, lambda path: audit_checkpoint(path, Effort.QUICK)):
         with pytest.raises(DataError, match=r"are not those that .* belongs to; .* --data DIR"):
             measure(folder)
@@ -192,7 +191,7 @@ def test_a_diverged_network_is_refused(
     network = scrambled(lambda: build_network(SETTINGS.table, format_))
     with torch.no_grad():
         network.classifier.weight.fill_(value)
-    images = datasets.load(SETTINGS.data, SETTINGS.seed).test
+    images = datasets.load_test(SETTINGS.data)
     save_network(folder / NETWORK_FILE, network, format_, SETTINGS, images)
     with pytest.raises(error, match="not finite"):
         evaluate_checkpoint(folder)
