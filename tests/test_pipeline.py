@@ -313,7 +313,7 @@ def test_what_one_supernet_scored_is_not_taken_for_scores_of_another(
     torch.nn.init.zeros_(supernet.classifier.weight)
     save_supernet(copied.supernet_file, supernet, SETTINGS)
     before = contents(copied)
-    another = r"trials\.jsonl' scores another supernet than"
+    another = r"trials\.jsonl' is of another supernet than"
     with pytest.raises(DataError, match=another):
         pipeline.resume_search(copied.path, SETTINGS, INPROCESS)
     with pytest.raises(DataError, match=another):
