@@ -1,6 +1,7 @@
 """A backbone is a table: one row per convolution, from which cost, space and network are read.
 
-Adding a backbone is adding a function that returns its rows.
+Adding a backbone is adding a function that returns its rows, and its name to ``NAMES`` and
+``build``.
 """
 
 from __future__ import annotations

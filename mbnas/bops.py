@@ -3,7 +3,7 @@
     BOPS = sum over layers of MACs * (weight bases or bits) * (activation bases or bits)
 
 The first convolution and the classifier count as 8x8 bit; a float network counts as 8x8
-throughout, a k-bit fixed-point network as kxk. This reproduces the tables in
+throughout, fixed point of k-bit weights and l-bit activations as kxl. This reproduces the tables in
 Frickenstein et al. 2023, but for one entry in which two digits are swapped.
 """
 

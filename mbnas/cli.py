@@ -46,7 +46,9 @@ DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the i
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Override = Annotated[
     list[str] | None,
-    typer.Option("--set", help="KEY.PATH=VALUE in place of that of the space; may be repeated."),
+    typer.Option(
+        "--set", help="KEY.PATH=VALUE in place of what the space or the run says; may be repeated."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON instead of a table.")]
 
@@ -67,7 +69,7 @@ def main() -> None:
         known = [word for word in sys.argv[1:2] if word in commands]
         _fail(f"{reason}; see {' '.join(['mbnas', *known, '--help'])}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; give the same command to go on", 130)
+        _fail("interrupted; the same command goes on with what was kept", 130)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

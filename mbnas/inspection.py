@@ -37,6 +37,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
 
     Raises:
         DataError: if the checkpoint is corrupt, or the images are not those it belongs to.
+        SettingsError: if ``overrides`` are no settings, or those of another network.
     """
     network, format_, settings, images = _opened(path, overrides)
     with suited_to(settings.table, settings.retraining):
@@ -66,7 +67,8 @@ def audit_checkpoint(
         DataError: if a checkpoint is corrupt, the images are not those it belongs to, another
             process works in its folder, or there is such an audit of another network.
         SettingsError: if there is such an audit under another threat, with another seed, or with
-            other networks to transfer from.
+            other networks to transfer from, or if ``overrides`` are no settings, or those of
+            another network.
     """
     network, format_, settings, images = _opened(path, overrides)
     others = siblings(network_file(path).parent)

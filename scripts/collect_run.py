@@ -3,7 +3,7 @@
     python scripts/collect_run.py RUN --command "mbnas search ..." --commit COMMIT
 
 Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and, of each candidate, metrics.json
-and its audit. Minutes are those from its start to its last audit, pauses included.
+and its audits. Minutes are those from its start to the last audit of its own, pauses included.
 """
 
 import json
@@ -48,10 +48,19 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
 
 
 def retrained(candidate: Path, effort: Effort) -> dict[str, Any]:
-    """What was measured of a retrained network, and what its audit came to."""
-    audit = read_json(audit_file(candidate, effort))
-    shown = {key: audit[key] for key in ("worst_case", "verdict", "images")}
-    return {**read_json(candidate / "metrics.json"), "audit": shown}
+    """What was measured of a retrained network, and what its audits came to, other efforts' too."""
+    audits = {
+        each.value: shown(read_json(audit_file(candidate, each)))
+        for each in Effort
+        if audit_file(candidate, each).exists()
+    }
+    own = audits.pop(effort)
+    return {**read_json(candidate / "metrics.json"), "audit": own, "further audits": audits}
+
+
+def shown(audit: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of an audit's record."""
+    return {key: audit[key] for key in ("worst_case", "verdict", "images", "standing_after")}
 
 
 def main() -> None:

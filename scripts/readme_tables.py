@@ -85,10 +85,40 @@ def search(result: Result) -> str:
         (
             described,
             table(["retrained, test images", *columns], retrained),
+            *further_audits(result),
             table(["Pareto set, supernet, validation images", *columns], front),
             ranks(result["pareto"], same_images=not result.get("judged by others", False)),
         )
     )
+
+
+def further_audits(result: Result) -> list[str]:
+    """What other audits leave of the same networks, and AutoAttack of that; nothing without any."""
+    networks = result["retrained"]
+    efforts = list(networks[0].get("further audits", {}))
+    if not efforts:
+        return []
+    rows = [
+        [
+            short(Assignment.parse(each["assignment"], result["layers"])),
+            worst(each["audit"]),
+            *(worst(each["further audits"][effort]) for effort in efforts),
+            by_autoattack(each["further audits"][efforts[-1]]),
+        ]
+        for each in networks
+    ]
+    header = ["worst case %, other audits of these", "as above", *efforts, "AutoAttack"]
+    return [table(header, rows)]
+
+
+def by_autoattack(audit: dict[str, Any]) -> str:
+    """How many images AutoAttack breaks of those that the attacks before it left."""
+    names, left = list(audit["standing_after"]), list(audit["standing_after"].values())
+    if "AutoAttack" not in names:
+        return "–"
+    last = names.index("AutoAttack")
+    before, after = (round(each * audit["images"]) for each in left[last - 1 : last + 1])
+    return f"breaks {before - after} of {before}"
 
 
 def ranks(front: list[dict[str, Any]], *, same_images: bool) -> str:

@@ -5,6 +5,7 @@ import json
 import random
 import re
 import runpy
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -569,6 +570,27 @@ def test_a_finished_run_becomes_a_table(
     assert len(rows) == len(front) + len(list(run.path.glob("candidates/*")))
     for member in front:
         assert f"| {member['bops'] / 1e6:.2f} | {100 * member['natural']:.1f} |" in shown
+
+
+@pytest.mark.parametrize("script", ["collect_run"], indirect=True)
+def test_other_audits_of_the_same_networks_are_shown_beside(
+    script: ModuleType, run: RunFolder, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    for candidate in copy.glob("candidates/*"):
+        audit = read_json(candidate / "audit-quick.json")
+        longer = {
+            "images": 200,
+            "worst_case": {"accuracy": 0.3, "interval": [0.25, 0.35]},
+            "standing_after": {"Square": 0.32, "AutoAttack": 0.305, "transfer from others": 0.3},
+        }
+        (candidate / "audit-full.json").write_text(json.dumps(audit | longer))
+    found = script.collected(mbnas.runs.reopen(copy), "mbnas search", "0123456")
+    shown = importlib.import_module("readme_tables").search(found)
+    assert "| worst case %, other audits of these | as above | full | AutoAttack |" in shown
+    rows = re.findall(r"^\| \S.* \| 30\.0 \(25\.0–35\.0\) \S+ \| (.+) \|$", shown, re.MULTILINE)
+    assert rows == ["breaks 3 of 64"] * len(found["retrained"])
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
