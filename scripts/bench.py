@@ -36,6 +36,7 @@ from mbnas.images import Images
 from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
+from mbnas.progress import log
 from mbnas.quantizers import staircase
 from mbnas.retraining import METRICS_FILE
 from mbnas.runs import RunFolder
@@ -320,7 +321,10 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
 
 
 def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can hold)
-    """Write what was measured, where and by what, to ``scripts/results/``."""
+    """Write what was measured, where and by what, to ``scripts/results/``.
+
+    Beside what another command measured, not in its place: parts and trials are no results.
+    """
     described = {
         "command": command(),
         "commit": COMMIT,
@@ -330,6 +334,9 @@ def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can h
     }
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
+    if target.exists() and json.dumps(described["command"]) not in target.read_text():
+        log.warning("%s was made by another command and is kept; move this to replace it", target)
+        target = RESULTS / f"{name}.new.json"
     write_text(target, json.dumps(described, indent=1) + "\n")
     return target
 

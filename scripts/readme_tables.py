@@ -134,9 +134,11 @@ def ranks(front: list[dict[str, Any]], *, same_images: bool) -> str:
         f"{kendalltau([each[key] for each in front], worst_cases).statistic:.2f} of {way}"
         for way, key in ways.items()
     )
+    costs, scores = ([each[key] for each in front] for key in ("bops", "robust"))
     return (
-        f"Kendall's tau with the worst case over this Pareto set: {', '.join(taus)}. The first two "
-        f"attacks are part of the worst case{', which is of the same images' * same_images}."
+        f"Kendall's tau with the worst case over this Pareto set: {', '.join(taus)}; of PGD-20 "
+        f"with BOPS {kendalltau(costs, scores).statistic:.2f}. The first two attacks are part of "
+        f"the worst case{', which is of the same images' * same_images}."
     )
 
 
@@ -617,21 +619,18 @@ def finds(result: Result) -> str:
 def apart(runs: list[list[dict[str, Any]]], uniform: list[dict[str, Any]]) -> list[list[str]]:
     """Finds by kind: how many, their cost, what they keep, and :func:`lead` over the best."""
 
-    def rivals(find: dict[str, Any]) -> int:
-        return len({each["assignment"] for each in uniform if each["bops"] <= find["bops"]})
-
     def withstands(find: dict[str, Any]) -> float:
         """On validation images, in the supernet."""
         return float(find["member"]["worst_case"])
 
     finds = [each for run in runs for each in run]
     kinds = {
-        "the one that its search put first": [max(run, key=withstands) for run in runs],
+        "the one that withstands most when searched": [max(run, key=withstands) for run in runs],
         "uniform themselves": [each for each in finds if each["uniform"]],
         "others as cheap as one uniform network only": [
-            each for each in finds if not each["uniform"] and rivals(each) == 1
+            each for each in finds if not each["uniform"] and rivals(each, uniform) == 1
         ],
-        "all others": [each for each in finds if not each["uniform"] and rivals(each) > 1],
+        "all others": [each for each in finds if not each["uniform"] and rivals(each, uniform) > 1],
     }
     return [
         [
@@ -681,18 +680,24 @@ def front(networks: list[dict[str, Any]], seeds: list[int]) -> str:
         ]
         for name, score in scores.items()
     ]
+    alike = averaged([tau(front, "robust", "bops") for front in by_seed], 2)
     uniform = [each for each in networks if each["uniform"]]
-    leads = [[lead(each, uniform) for each in front if not each["uniform"]] for front in by_seed]
-    than_all, than_best = (
-        over_seeds([statistics.fmean(each[than] for each in front) for front in leads])
-        for than in (0, 1)
-    )
-    mixed = [each["assignment"] for each in members if not each["uniform"]]
+    mixed = [[each for each in front if not each["uniform"]] for front in by_seed]
+    cheap = [[each for each in front if rivals(each, uniform) == 1] for front in mixed]
+    others = [[each for each in front if rivals(each, uniform) > 1] for front in mixed]
+
+    def led(fronts: list[list[dict[str, Any]]], than: int) -> str:
+        leads = [[lead(each, uniform)[than] for each in front] for front in fronts if front]
+        return over_seeds([statistics.fmean(each) for each in leads]) if leads else "–"
+
+    assignments = [each["assignment"] for front in mixed for each in front]
     more = (
-        f"The {len(mixed)} members that are not uniform keep {than_all} points more in the "
-        f"worst case than uniform networks that cost no more do in the mean, and {than_best} more "
-        "than that of them which is best on the other seeds (means over searches). "
-        f"Layer by layer they have in the mean {mean_bases(mixed)}."
+        f"PGD-20 and BOPS have a tau of {alike} with each other. The {len(assignments)} members "
+        f"that are not uniform keep {led(mixed, 0)} points more in the worst case than uniform "
+        "networks that cost no more do in the mean. Than that of these which is best on the other "
+        f"seeds the {sum(map(len, cheap))} that are as cheap as one uniform network only keep "
+        f"{led(cheap, 1)} more, the {sum(map(len, others))} others {led(others, 1)} (means over "
+        f"searches). Layer by layer they have in the mean {mean_bases(assignments)}."
     )
     return f"{table(['score', *reached], rows)}\n\n{more}"
 
@@ -712,6 +717,17 @@ def agreement_of(front: list[dict[str, Any]], score: str, column: str) -> float:
     """Kendall's tau of what the supernet scored with what fine-tuned networks reach."""
     scored = [each["member"][score] for each in front]
     return float(kendalltau(scored, [each[column] for each in front]).statistic)
+
+
+def tau(front: list[dict[str, Any]], one: str, other: str) -> float:
+    """Kendall's tau of two scores with each other."""
+    scores = ([each["member"][score] for each in front] for score in (one, other))
+    return float(kendalltau(*scores).statistic)
+
+
+def rivals(network: dict[str, Any], uniform: list[dict[str, Any]]) -> int:
+    """How many uniform networks cost no more."""
+    return len({each["assignment"] for each in uniform if each["bops"] <= network["bops"]})
 
 
 def lead(find: dict[str, Any], uniform: list[dict[str, Any]]) -> tuple[float, float]:

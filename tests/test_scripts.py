@@ -762,7 +762,7 @@ def test_the_find_of_a_search_is_told_by_validation_images_not_by_what_it_keeps(
 
     uniform = [{"seed": 0, "assignment": "1x1,1x1", "bops": 1e6, "worst case": 0.25}]
     first, *_ = script.apart([[find(0.3, 0.6), find(0.4, 0.5)]], uniform)
-    assert first == ["the one that its search put first", "1", "2.00", "50.0", "–"]
+    assert first == ["the one that withstands most when searched", "1", "2.00", "50.0", "–"]
 
 
 @pytest.mark.parametrize("script", ["readme_tables"], indirect=True)
@@ -805,7 +805,7 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     row = "| as the space says | 0.00 ± 0.00 | 90.0 ± 0.0 | 60.0 ± 0.0 | 50.0 ± 5.0 "
     assert f"{row}| 16.7 ± 5.8 | 6.7 ± 7.6 |" in shown
     # "1x1,1x2" costs as much as 1x2, so that it has two rivals on each of the three seeds
-    assert "| the one that its search put first | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 |" in shown
+    assert "| the one that withstands most when searched | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 |" in shown
     assert "| all others | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 | 6.7 ± 7.6 |" in shown
     assert "uniform themselves" not in shown
     cheap = [{**each, "bops": 1} if each["find"] else each for each in told]
@@ -824,6 +824,8 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     assert "| PGD-20 | -1.00 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 |" in shown
     assert "| worst case | 1.00 ± 0.00 | -1.00 ± 0.00 | -1.00 ± 0.00 |" in shown
     assert "The 3 members that are not uniform keep 16.7 ± 5.8 points more" in shown
+    assert "the 0 that are as cheap as one uniform network only keep – more" in shown
+    assert "the 3 others 6.7 ± 7.6 (means over searches)" in shown
     assert "they have in the mean 1.0, 1.0 weight and 1.0, 2.0 activation bases" in shown
 
 
@@ -949,6 +951,23 @@ def test_the_expanded_peer_computes_the_same_function(script: ModuleType) -> Non
     found = script.expanded(peer)(x)
     torch.testing.assert_close(found, network(x))
     assert {type(each) for each in peer.convolutions.values()} == {script.ExpandedConv2d}
+
+
+@pytest.mark.parametrize("script", ["bench"], indirect=True)
+def test_a_result_gives_way_to_the_same_command_only(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+
+    def kept(measured: int, *options: str) -> Path:
+        monkeypatch.setattr(sys, "argv", ["study.py", *options])
+        return script.keep("study", measured)
+
+    whole = kept(1, "--seeds", "0", "1")
+    assert kept(2, "--seeds", "0", "1") == whole
+    assert kept(3, "--seeds", "0") == tmp_path / "study.new.json"
+    found = [read_json(each)["measured"] for each in (whole, tmp_path / "study.new.json")]
+    assert found == [2, 3]
 
 
 @pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
