@@ -19,7 +19,7 @@ class Plan:
         images: test images at most; None takes all.
         paper: iterations of the paper's PGD, and runs: of each, from different starts.
         sweep: iterations of each attack of the sweep; every_pair: each loss through each surrogate,
-            else each loss through one that is not the network's own, cross-entropy through each.
+            else each loss through the threat's own and another one, cross-entropy through each.
         apgd: iterations of APGD; targets: wrong classes that APGD-T goes for, 0 for none.
         queries: of Square.
         doublings: how often iterations and restarts are doubled, if that goes on to find anything.

@@ -225,16 +225,14 @@ def _curve(
 
 
 def _pairs(plan: Plan, own: Surrogate) -> list[Pair]:
-    """Every loss through every surrogate, or through one that is not the network's own.
+    """Every loss through every surrogate, or through the threat's own and another one.
 
     Then cross-entropy goes through all of them: a network that was trained against one surrogate
     may be blind to another.
     """
-    if plan.every_pair:
-        return [(loss, surrogate) for loss in LOSSES for surrogate in Surrogate]
-    other = another(own)
-    through_other = [(loss, other) for loss in LOSSES]
-    return through_other + [("cross-entropy", each) for each in Surrogate if each is not other]
+    every = tuple(Surrogate) if plan.every_pair else (own, another(own))
+    pairs = [(loss, surrogate) for loss in LOSSES for surrogate in every]
+    return pairs + [("cross-entropy", each) for each in Surrogate if each not in every]
 
 
 def _shown(strongest: Pair) -> tuple[Surrogate, ...]:
