@@ -94,28 +94,28 @@ def search(result: Result) -> str:
 
 def further_audits(result: Result) -> list[str]:
     """What other audits leave of the same networks, and AutoAttack of that; nothing without any."""
-    networks = result["retrained"]
-    efforts = list(networks[0].get("further audits", {}))
+    networks = [(each, each.get("further audits", {})) for each in result["retrained"]]
+    efforts = list(dict.fromkeys(effort for _, audits in networks for effort in audits))
     if not efforts:
         return []
     rows = [
         [
             short(Assignment.parse(each["assignment"], result["layers"])),
             worst(each["audit"]),
-            *(worst(each["further audits"][effort]) for effort in efforts),
-            by_autoattack(each["further audits"][efforts[-1]]),
+            *(worst(audits[effort]) if effort in audits else "–" for effort in efforts),
+            by_autoattack(audits.get(efforts[-1])),
         ]
-        for each in networks
+        for each, audits in networks
     ]
     header = ["worst case %, other audits of these", "as above", *efforts, "AutoAttack"]
     return [table(header, rows)]
 
 
-def by_autoattack(audit: dict[str, Any]) -> str:
-    """How many images AutoAttack breaks of those that the attacks before it left."""
-    names, left = list(audit["standing_after"]), list(audit["standing_after"].values())
-    if "AutoAttack" not in names:
+def by_autoattack(audit: dict[str, Any] | None) -> str:
+    """How many images AutoAttack breaks of those that the attacks before it left, if it ran."""
+    if audit is None or "AutoAttack" not in audit["standing_after"]:
         return "–"
+    names, left = list(audit["standing_after"]), list(audit["standing_after"].values())
     last = names.index("AutoAttack")
     before, after = (round(each * audit["images"]) for each in left[last - 1 : last + 1])
     return f"breaks {before - after} of {before}"
