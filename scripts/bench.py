@@ -249,7 +249,11 @@ def repair_torchvision() -> None:
 
 
 def retrained_together(
-    run: RunFolder, chosen: Sequence[str], settings: mbnas.Settings, images: Sequence[str]
+    run: RunFolder,
+    chosen: Sequence[str],
+    settings: mbnas.Settings,
+    images: Sequence[str],
+    effort: mbnas.Effort = mbnas.Effort.QUICK,
 ) -> list[dict[str, Any]]:
     """What candidates of a run, by id, reach on test images once they are retrained there.
 
@@ -257,11 +261,10 @@ def retrained_together(
 
     Args:
         images: where they lie, see :func:`images_in`.
+        effort: of their audits.
     """
     trained = [pipeline.retrain_candidate(run.path, each, settings) for each in chosen]
-    audits = [
-        mbnas.audit_checkpoint(run.candidate(each), mbnas.Effort.QUICK, images) for each in chosen
-    ]
+    audits = [mbnas.audit_checkpoint(run.candidate(each), effort, images) for each in chosen]
     return [
         {
             "assignment": metrics["assignment"],

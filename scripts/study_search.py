@@ -4,8 +4,8 @@
 
 Runs the search once for each seed, with ``--vary`` also with each of these changes. Fine-tunes the
 uniform networks within the budget as that search did its finds, from the same supernet, with
-``--pareto`` also all members of its Pareto set, and audits all of them together. Interrupted, it
-goes on where it stopped; ``--seeds`` may be given to several processes.
+``--pareto`` also all members of its Pareto set, and audits all of them together, by ``--effort``.
+Interrupted, it goes on where it stopped; ``--seeds`` may be given to several processes.
 """
 
 import argparse
@@ -46,7 +46,8 @@ def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]
     chosen = [e for e in outcome.trials if e.id in wanted or e.assignment.is_uniform]
     # Finds keep their networks and lose their audits: all are to be attacked by the same sources.
     copy = bench.copied(outcome.folder, arguments.work / f"{name}-uniform", without="audit-*")
-    reached = bench.retrained_together(copy, [each.id for each in chosen], settings, images)
+    ids = [each.id for each in chosen]
+    reached = bench.retrained_together(copy, ids, settings, images, arguments.effort)
     return [
         {
             "change": change,
@@ -70,6 +71,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--vary", nargs="+", default=[], metavar='"KEY=VALUE ..."')
     parser.add_argument("--pareto", action="store_true", help="retrain the whole Pareto set, too")
+    parser.add_argument(
+        "--effort",
+        type=mbnas.Effort,
+        choices=list(mbnas.Effort),
+        default=mbnas.Effort.QUICK,
+        help="of these audits (default: quick)",
+    )
     parser.add_argument("--name", help="of the result (default: the space's)")
     arguments = parser.parse_args()
     space = mbnas.load(arguments.space, arguments.set)
