@@ -312,18 +312,18 @@ def paper(result: Result) -> str:
 
 def trainings(results: dict[str, Result]) -> str:
     """Rows of several results, most accurate first, and by which recipe; results by name."""
-    header = ["result", "epochs", "start", "teacher", "by, learning rate", "in", "decay"]
+    header = ["result", "epochs", "in all", "start", "teacher", "by, learning rate", "in", "decay"]
     header += ["natural %", "worst case %", "loss, test", "training"]
     rows = []
     for name, result in results.items():
-        words = shlex.split(result["command"])
-        changes = dict(word.split("=", 1) for word in words if "=" in word)
+        changes = changed(result)
         optimizer = changes.get("retraining.optimizer", "adam").capitalize()
         for each in result["measured"]:
-            named = (changes.get(f"retraining.{role}", "") for role in ("start", "teacher"))
+            before = begun(result, results)
             told = [
                 str(each["epochs"]),
-                *(Path(network).stem.removeprefix("paper-") for network in named),
+                "" if before is None else str(before + each["epochs"]),
+                *(network_of(changes, role) for role in ("start", "teacher")),
                 f"{optimizer} {changes.get('retraining.learning_rate', '')}",
                 each.get("precision", ""),
                 changes.get("retraining.weight_decay", ""),
@@ -334,6 +334,28 @@ def trainings(results: dict[str, Result]) -> str:
             label = name if len(result["measured"]) == 1 else f"{name}, {each['format']}"
             rows.append((each["format"], -each["natural"], [label, *told, *reached]))
     return table(header, [row for _, _, row in sorted(rows)])
+
+
+def changed(result: Result) -> dict[str, str]:
+    """What a command changed in the settings."""
+    return dict(word.split("=", 1) for word in shlex.split(result["command"]) if "=" in word)
+
+
+def network_of(changes: dict[str, str], role: str) -> str:
+    """The name of the result that a training began with or learned from; empty for none."""
+    return Path(changes.get(f"retraining.{role}", "")).stem.removeprefix("paper-")
+
+
+def begun(result: Result, results: dict[str, Result]) -> int | None:
+    """How many epochs a training's start had, and the start of that; None where one is not kept."""
+    start = network_of(changed(result), "start")
+    if not start:
+        return 0
+    if start not in results:
+        return None
+    (network,) = results[start]["measured"]
+    before = begun(results[start], results)
+    return None if before is None else before + int(network["epochs"])
 
 
 def averaged(values: list[float], digits: int = 1) -> str:
@@ -374,7 +396,35 @@ def study(result: Result) -> str:
         for name, each in networks.items()
     ]
     header = ["", *attacks, *(["collapsed"] if by_seed else [])]
-    return f"{described}\n\n{table(header, rows)}"
+    return "\n\n".join((described, table(header, rows), *gains(by_seed)))
+
+
+def gains(by_seed: dict[str, list[dict[str, float]]]) -> list[str]:
+    """What formats keep more by the first training than by another, where both have some seeds."""
+    sound = {
+        tuple(name.split(" ", 1)): [row["worst"] for row in rows if not collapsed(row)]
+        for name, rows in by_seed.items()
+    }
+    several = {each: kept for each, kept in sound.items() if len(kept) > 1}
+    first, *others = dict.fromkeys(training for training, _ in several) or [""]
+    return [
+        f"More in the worst case by `{first}` than by `{other}`, without networks that collapsed, "
+        f"in brackets the standard error: {', '.join(differences)}."
+        for other in others
+        for differences in [
+            [
+                f"{format_} {difference(kept, several[other, format_])}"
+                for (training, format_), kept in several.items()
+                if training == first and (other, format_) in several
+            ]
+        ]
+    ]
+
+
+def difference(of: list[float], to: list[float]) -> str:
+    """Of the means of two independent samples, with its standard error."""
+    error = math.hypot(*(statistics.stdev(each) / math.sqrt(len(each)) for each in (of, to)))
+    return f"{statistics.fmean(of) - statistics.fmean(to):+.1f} ({error:.1f})"
 
 
 def collapsed(row: dict[str, float]) -> bool:
