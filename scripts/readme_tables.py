@@ -30,6 +30,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def tau(one: list[float], other: list[float]) -> float:
+    """Kendall's, by which two orders agree."""
+    return float(kendalltau(one, other).statistic)
+
+
 def spread(value: dict[str, float]) -> str:
     return f"{percent(value['mean'])} ± {percent(value['std'])}"
 
@@ -131,13 +136,13 @@ def ranks(front: list[dict[str, Any]], *, same_images: bool) -> str:
         "BOPS": "bops",
     }
     taus = (
-        f"{kendalltau([each[key] for each in front], worst_cases).statistic:.2f} of {way}"
+        f"{tau([each[key] for each in front], worst_cases):.2f} of {way}"
         for way, key in ways.items()
     )
     costs, scores = ([each[key] for each in front] for key in ("bops", "robust"))
     return (
         f"Kendall's tau with the worst case over this Pareto set: {', '.join(taus)}; of PGD-20 "
-        f"with BOPS {kendalltau(costs, scores).statistic:.2f}. The first two attacks are part of "
+        f"with BOPS {tau(costs, scores):.2f}. The first two attacks are part of "
         f"the worst case{', which is of the same images' * same_images}."
     )
 
@@ -663,7 +668,33 @@ def finds(result: Result) -> str:
         for (cost, assignment), by_way in sorted(kept.items())
     ]
     header = ["uniform, worst case", "MBOPS", *(way or "as the space says" for way in ways)]
-    return "\n\n".join((described, found, by_kind, table(header, rows)))
+    return "\n\n".join((described, found, by_kind, table(header, rows), *told_apart(networks)))
+
+
+def told_apart(networks: list[dict[str, Any]]) -> list[str]:
+    """How scores rank the uniform networks of each search; nothing where they were not kept."""
+    searches: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for each in networks:
+        if each["uniform"] and "scored" in each:
+            searches.setdefault((each["change"], each["seed"]), []).append(each)
+    if not searches:
+        return []
+
+    def ranked_by(score: str) -> str:
+        taus = [
+            tau(
+                [each["scored"][score] for each in uniform],
+                [each["worst case"] for each in uniform],
+            )
+            for uniform in searches.values()
+        ]
+        return averaged(taus, 2)
+
+    return [
+        "Kendall's tau over the uniform networks of a search with what they keep in the worst "
+        f"case: {ranked_by('robust')} of PGD-20 in the supernet, on validation images, "
+        f"{ranked_by('bops')} of BOPS."
+    ]
 
 
 def apart(runs: list[list[dict[str, Any]]], uniform: list[dict[str, Any]]) -> list[list[str]]:
@@ -730,7 +761,10 @@ def front(networks: list[dict[str, Any]], seeds: list[int]) -> str:
         ]
         for name, score in scores.items()
     ]
-    alike = averaged([tau(front, "robust", "bops") for front in by_seed], 2)
+    scored = [[each["member"] for each in front] for front in by_seed]
+    alike = averaged(
+        [tau([e["robust"] for e in front], [e["bops"] for e in front]) for front in scored], 2
+    )
     uniform = [each for each in networks if each["uniform"]]
     mixed = [[each for each in front if not each["uniform"]] for front in by_seed]
     cheap = [[each for each in front if rivals(each, uniform) == 1] for front in mixed]
@@ -765,14 +799,7 @@ def mean_bases(assignments: list[str]) -> str:
 
 def agreement_of(front: list[dict[str, Any]], score: str, column: str) -> float:
     """Kendall's tau of what the supernet scored with what fine-tuned networks reach."""
-    scored = [each["member"][score] for each in front]
-    return float(kendalltau(scored, [each[column] for each in front]).statistic)
-
-
-def tau(front: list[dict[str, Any]], one: str, other: str) -> float:
-    """Kendall's tau of two scores with each other."""
-    scores = ([each["member"][score] for each in front] for score in (one, other))
-    return float(kendalltau(*scores).statistic)
+    return tau([each["member"][score] for each in front], [each[column] for each in front])
 
 
 def rivals(network: dict[str, Any], uniform: list[dict[str, Any]]) -> int:

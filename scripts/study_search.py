@@ -55,6 +55,7 @@ def measured(change: str, seed: int, arguments: argparse.Namespace) -> list[Row]
             **each,
             "find": trial.id in finds,
             "uniform": trial.assignment.is_uniform,
+            "scored": trial.row(),
             "member": front.get(trial.id),
         }
         for trial, each in zip(chosen, reached, strict=True)

@@ -743,6 +743,7 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
         assert sorted(each["id"] for each in members) == sorted(
             each["id"] for each in read_json(run.pareto_file)
         )
+        assert all(each["scored"]["assignment"] == each["assignment"] for each in of_run)
         uniform = {each["assignment"] for each in of_run if each["uniform"]}
         affordable = [
             each for each in settings.space.uniforms if bops(settings.table, each) <= 1.1e5
