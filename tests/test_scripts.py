@@ -725,8 +725,8 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
     options += [part for change in TINY for part in ("--set", change)]
     monkeypatch.setattr(sys, "argv", ["study_search.py", *options])
     short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
-    with mock.patch.dict(PLANS, {mbnas.Effort.QUICK: short}):
-        script.main()
+    monkeypatch.setitem(PLANS, mbnas.Effort.QUICK, short)
+    script.main()
     result = tmp_path / "fronts-digits.json"
     found = json.loads(result.read_text())
     rows = found["measured"]["networks"]
