@@ -151,8 +151,21 @@ def test_n_fgsm_steps_from_stronger_noise_and_is_not_projected() -> None:
     assert noise.abs().max() <= 2 * eps + 1e-6
     assert noise.abs().max() > 1.5 * eps
     assert not adversarial.requires_grad
-    box = n_fgsm(linear, x, y, eps=0.5, step=0.5, generator=seeded())
-    assert (box.min(), box.max()) == (0, 1)
+
+
+def test_n_fgsm_takes_its_gradient_at_an_image() -> None:
+    """As de Jorge et al. do: noise beyond black or white is cut before the step, not behind it."""
+    x, y = batch(low=0, high=1)
+    seen: list[Tensor] = []
+
+    def watched(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        return linear(z)
+
+    adversarial = n_fgsm(watched, x, y, eps=0.5, step=0.1, generator=seeded())
+    (noisy,) = seen
+    assert (noisy.min(), noisy.max()) == (0, 1)
+    assert torch.equal(adversarial, (noisy + 0.1 * uphill(y)).clamp(0, 1))
 
 
 def test_single_steps_by_hand_where_the_gradient_turns() -> None:

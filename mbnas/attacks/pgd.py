@@ -14,7 +14,6 @@ from mbnas.attacks.common import (
     uniform_start,
 )
 from mbnas.losses import Loss, cross_entropy
-from mbnas.randomness import uniform
 
 
 def pgd(
@@ -92,13 +91,14 @@ def n_fgsm(
 
         x_adv = x + noise + step * sign(grad cross-entropy(x + noise)),  noise in +-2 eps
 
+    As in the code of its authors, x + noise is clipped to [0, 1] before the gradient is taken.
+
     Returns:
         (B, C, H, W) in [0, 1], within 2 eps + step of ``x``.
     """
     require_scale("eps", eps)
     require_scale("step", step)
-    noise = uniform(x, generator) * 4 * eps - 2 * eps
-    return _stepped(model, x + noise, y, step).clamp(0, 1)
+    return _stepped(model, uniform_start(x, 2 * eps, generator), y, step).clamp(0, 1)
 
 
 def _stepped(model: Model, x: Tensor, y: Tensor, step: float) -> Tensor:
