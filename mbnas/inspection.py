@@ -13,6 +13,7 @@ from mbnas import data as datasets
 from mbnas.auditing import PLANS, audit, begun_with, feasible, page
 from mbnas.checkpoints import NETWORK_FILE, digest, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
+from mbnas.environment import environment
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import alone_in, read_json, write_json, write_text
 from mbnas.final import final_scores
@@ -128,7 +129,8 @@ def audited(
                 journal=journal,
                 sources={each: frozen_network(path, images) for each, path in sources.items()},
             )
-            known = {"network": digest(path), "sources": tried, **page.record(found)}
+            made = {"network": digest(path), "sources": tried, "environment": environment()}
+            known = {**made, **page.record(found)}
             write_text(file.with_suffix(".html"), page.page(known, name))
             write_json(file, known)
             journal.remove()

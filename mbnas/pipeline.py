@@ -20,6 +20,7 @@ from mbnas.checkpoints import digest, load_network, load_supernet, save_supernet
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, SettingsError
+from mbnas.files import read_json, write_json
 from mbnas.formats import Format
 from mbnas.inspection import audited
 from mbnas.networks import Network, freeze
@@ -87,8 +88,11 @@ def run_search(
     known = None if other is None else trained_before(other, settings, data)
 
     def begin(folder: RunFolder) -> None:
-        if known is not None:
-            save_supernet(folder.supernet_file, known, settings)
+        if other is None or known is None:
+            return
+        if other.supernet_history.exists():  # runs of earlier versions have none
+            write_json(folder.supernet_history, read_json(other.supernet_history))
+        save_supernet(folder.supernet_file, known, settings)
 
     folder = parallel.led(lambda: runs.create(out, settings, begin))
     with parallel.alone_in(out):

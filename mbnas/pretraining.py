@@ -10,7 +10,9 @@ import torch
 from mbnas import parallel, runs
 from mbnas.checkpoints import load_supernet, save_supernet, supernet_settings
 from mbnas.data import Data
+from mbnas.environment import environment
 from mbnas.evaluation import Scores, guard_stages, measure, recalibrate
+from mbnas.files import write_json
 from mbnas.networks import freeze
 from mbnas.objectives import supernet_objective
 from mbnas.randomness import derive, generator, seeded
@@ -81,7 +83,7 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
         return measure(network, guard_images, settings.threat, rng, guarding)
 
     checkpoint = folder.supernet_training
-    fit(
+    trained = fit(
         supernet,
         supernet_objective(supernet, settings.threat, recipe, seed),
         guard=guard,
@@ -95,6 +97,7 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
     )
 
     def save() -> None:
+        write_json(folder.supernet_history, {**trained.record(), "environment": environment()})
         save_supernet(folder.supernet_file, supernet, settings)
         _clear(folder)
 

@@ -13,6 +13,7 @@ from mbnas import parallel
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, digest, load_network, require_images_of, save_network
 from mbnas.data import Data, fingerprint
+from mbnas.environment import environment
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores, guard_stages, measure
 from mbnas.files import read_json, write_json, write_text
@@ -119,7 +120,7 @@ def retrain(
     if not checkpoint.exists():  # with which nothing but the same network goes on
         testing.remove()
     folder.mkdir(parents=True, exist_ok=True)
-    history = fit(
+    trained = fit(
         network,
         network_objective(network, settings.threat, recipe, teacher),
         guard=guard,
@@ -138,10 +139,9 @@ def retrain(
         metrics = {
             **described(settings, format_),
             "start": start,
-            "precision": " and ".join(dict.fromkeys(epoch.precision for epoch in history)),
             "learned_from": _learned_from(data, named),
             "test": asdict(final_scores(freeze(network), data.test, settings, testing)),
-            "training": [asdict(epoch) for epoch in history],
+            **trained.record(),
         }
         write_json(folder / METRICS_FILE, metrics)
         _clear(folder)
@@ -237,11 +237,12 @@ def _forerunner(path: Path, settings: Settings, images: Images) -> Network:
 
 
 def described(settings: Settings, format_: Format) -> dict[str, Any]:
-    """What identifies a network, and what it is attacked with, wherever it is reported."""
+    """What identifies a network, what attacks it and what measures it, wherever it is reported."""
     return {
         "id": format_.id,
         "format": str(format_),
         "assignment": str(format_.widths),
         "bops": bops(settings.table, format_.widths),
         "threat": settings.threat.model_dump(mode="json"),
+        "environment": environment(),
     }

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mbnas import config
-from mbnas.environment import environment
+from mbnas.environment import differences, environment
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import read_json, write_json, write_text
 from mbnas.journal import Journal
+from mbnas.progress import log
 from mbnas.settings import Settings
 
 
@@ -41,6 +42,11 @@ class RunFolder:
     def supernet_file(self) -> Path:
         """Weights of the trained supernet."""
         return self.path / "supernet.safetensors"
+
+    @property
+    def supernet_history(self) -> Path:
+        """The epochs of its training, and which of them it is."""
+        return self.path / "supernet.json"
 
     @property
     def trials(self) -> Journal:
@@ -112,7 +118,8 @@ def create(
             begin(folder)
             write_text(folder.settings_file, config.dump(settings))
         except BaseException:  # for the same command to begin anew
-            folder.supernet_file.unlink(missing_ok=True)
+            for file in (folder.supernet_history, folder.supernet_file):
+                file.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise DataError(
@@ -147,6 +154,13 @@ def record_data(
     if folder.manifest_file.exists():
         anew = "delete it if the images are those that the run was started on"
         require_data(folder, settings, fingerprint, anew)
+        changed = differences(
+            read_json(folder.manifest_file, "versions", "hardware"), environment()
+        )
+        if changed:
+            log.warning(
+                "goes on otherwise than it began, and may round otherwise: %s", "; ".join(changed)
+            )
         return
     write_json(folder.split_file, {"seed": settings.seed, "validation": list(held_out)})
     write_json(folder.manifest_file, manifest(settings, fingerprint))

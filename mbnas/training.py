@@ -50,6 +50,22 @@ class Epoch:
         )
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its epochs, and the one whose weights remain."""
+
+    epochs: tuple[Epoch, ...]
+    kept: Epoch
+
+    def record(self) -> dict[str, Any]:
+        """As it is written beside the weights."""
+        return {
+            "precision": " and ".join(dict.fromkeys(epoch.precision for epoch in self.epochs)),
+            "training": [asdict(epoch) for epoch in self.epochs],
+            "kept": self.kept.number,
+        }
+
+
 def fit(
     module: nn.Module,
     objective: Objective,
@@ -62,7 +78,7 @@ def fit(
     title: str,
     seed: int,
     checkpoint: Path,
-) -> tuple[Epoch, ...]:
+) -> Trained:
     """Train ``module`` in place and leave it in the state of the epoch that :func:`kept` names.
 
     Each epoch ends with ``guard``, a measurement on held-out images, and a checkpoint; where one
@@ -127,8 +143,9 @@ def fit(
                 _save(checkpoint, origin, module, optimizer, chosen, history)
     module.load_state_dict(chosen)
     module.eval()
-    _tell_kept(title, history, recipe, settings.threat.surrogate, guarded)
-    return history
+    trained = Trained(history, kept(history, recipe, guarded))
+    _tell_kept(title, trained, recipe, settings.threat.surrogate)
+    return trained
 
 
 def _step(module: nn.Module, optimizer: Optimizers, recipe: Recipe, progress: float) -> None:
@@ -208,17 +225,15 @@ def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:
     return all(epoch not in standing for epoch in history[-2:])
 
 
-def _tell_kept(
-    title: str, history: Sequence[Epoch], recipe: Recipe, attack: Surrogate, guarded: int
-) -> None:
-    chosen, last = kept(history, recipe, guarded), history[-1]
-    if _collapsed(history, recipe):
+def _tell_kept(title: str, trained: Trained, recipe: Recipe, attack: Surrogate) -> None:
+    last = trained.epochs[-1]
+    if _collapsed(trained.epochs, recipe):
         log.warning(
             "%s collapsed under attack and was stopped after epoch %d of %d; %s may help",
             *(title, last.number, recipe.epochs, " or ".join(_remedies(recipe, attack))),
         )
-    if chosen is not last:
-        log.info("%s keeps %s", title, chosen)
+    if trained.kept is not last:
+        log.info("%s keeps %s", title, trained.kept)
 
 
 def _remedies(recipe: Recipe, attack: Surrogate) -> list[str]:

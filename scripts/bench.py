@@ -332,7 +332,6 @@ def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can h
         "command": command(),
         "commit": COMMIT,
         **environment(),
-        "threads": torch.get_num_threads(),
         "measured": measured,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -9,19 +9,24 @@ from helpers import noise, same, tiny
 
 from mbnas import pretraining
 from mbnas.data import Data
+from mbnas.environment import environment
 from mbnas.errors import SettingsError
 from mbnas.evaluation import Scores, Stage, guard_stages, recalibrate
+from mbnas.files import read_json
 from mbnas.images import Images
 from mbnas.networks import Network, freeze
 from mbnas.pretraining import pretrained
 from mbnas.runs import RunFolder
 from mbnas.settings import Settings, Threat
 from mbnas.supernet import Supernet, extract
+from mbnas.training import Epoch, Trained
 
 CPU = torch.device("cpu")
 SETTINGS = tiny()
 TABLE, SPACE = SETTINGS.table, SETTINGS.space
 DATA = Data(*(noise(40, TABLE.image, TABLE.classes, seed) for seed in range(3)), held_out=())
+EPOCHS = (Epoch(1, 2.0, 0.6, 0.5, "bfloat16"), Epoch(2, 1.0, 0.4, 0.3, "float32"))
+TRAINED = Trained(EPOCHS, kept=EPOCHS[0])
 Judged = tuple[Network, Images, Threat, tuple[Stage, ...]]
 
 
@@ -42,10 +47,11 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Judged]:
 
     def fit(
         *_: object, train: Images, guard: Callable[[], Scores], checkpoint: Path, **__: object
-    ) -> None:
+    ) -> Trained:
         assert train is DATA.train  # nothing that is held out
         guard()
         checkpoint.touch()
+        return TRAINED
 
     monkeypatch.setattr(pretraining, "measure", measure)
     monkeypatch.setattr(pretraining, "fit", fit)
@@ -106,6 +112,19 @@ def test_what_is_on_disk_is_trained_no_more(
 ) -> None:
     (tmp_path / ".supernet.training.pt.0123.partial").touch()  # left by a kill
     supernet = untrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"supernet.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"supernet.safetensors", "supernet.json"}
     monkeypatch.setattr(pretraining, "fit", None)
     assert same(untrained(tmp_path), supernet)
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_happened_to_it_is_written_beside_it(tmp_path: Path) -> None:
+    untrained(tmp_path)
+    first = {"number": 1, "loss": 2.0, "natural": 0.6, "robust": 0.5, "precision": "bfloat16"}
+    second = {"number": 2, "loss": 1.0, "natural": 0.4, "robust": 0.3, "precision": "float32"}
+    assert read_json(RunFolder(tmp_path).supernet_history) == {
+        "precision": "bfloat16 and float32",
+        "training": [first, second],
+        "kept": 1,
+        "environment": environment(),
+    }

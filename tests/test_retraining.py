@@ -15,6 +15,7 @@ from mbnas.assignment import Assignment
 from mbnas.bops import bops
 from mbnas.checkpoints import NETWORK_FILE, load_network
 from mbnas.data import Data
+from mbnas.environment import environment
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores, guard_stages
 from mbnas.files import read_json
@@ -25,7 +26,7 @@ from mbnas.networks import freeze
 from mbnas.precision import computed_in
 from mbnas.retraining import finished, require_named_networks, retrain
 from mbnas.supernet import Supernet, extract
-from mbnas.training import Epoch
+from mbnas.training import Epoch, Trained
 
 CPU = torch.device("cpu")
 SETTINGS = tiny("retraining.epochs=3")
@@ -59,11 +60,12 @@ def weights(folder: Path) -> bytes:
 def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Images]:
     """Save what training would have started from; the images it would have learned from."""
     seen: list[Images] = []
+    epoch = Epoch(1, 2.0, 0.6, 0.5, "float32")
 
-    def fit(*_: object, train: Images, checkpoint: Path, **__: object) -> tuple[Epoch, ...]:
+    def fit(*_: object, train: Images, checkpoint: Path, **__: object) -> Trained:
         seen.append(train)
         checkpoint.touch()
-        return ()
+        return Trained((epoch,), epoch)
 
     monkeypatch.setattr(retraining, "fit", fit)
     return seen
@@ -177,6 +179,8 @@ def test_the_folder_holds_the_network_that_was_measured(tmp_path: Path, start: R
     assert metrics["start"] == start.__name__.removeprefix("from_")
     assert metrics["precision"] == computed_in(SETTINGS.retraining, CPU)
     assert [epoch["number"] for epoch in metrics["training"]] == [1, 2, 3]
+    assert metrics["kept"] in (1, 2, 3)
+    assert metrics["environment"] == environment()
 
 
 def test_metrics_name_the_precision_of_every_machine_that_trained(

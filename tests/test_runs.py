@@ -11,7 +11,7 @@ from helpers import tiny
 from mbnas import environment, runs
 from mbnas.environment import PACKAGES
 from mbnas.errors import DataError, SettingsError
-from mbnas.files import read_json
+from mbnas.files import read_json, write_json
 from mbnas.runs import RunFolder, manifest, record_data, record_supernet, reopen
 
 
@@ -78,6 +78,24 @@ def test_the_manifest_says_what_made_the_run(
     assert written["hardware"]["processor"]
     assert written["hardware"]["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert read_json(folder.split_file) == {"seed": 5, "validation": [3, 1, 2]}
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    record_data(folder, folder.settings(), "f00d", [1])
+    record_data(folder, folder.settings(), "f00d", [1])
+    assert not caplog.messages
+    begun = read_json(folder.manifest_file)
+    begun["versions"]["torch"], begun["hardware"]["cores"], begun["threads"] = "1.0", 900, 901
+    del begun["processes"]  # as in runs of earlier versions
+    write_json(folder.manifest_file, begun)
+    record_data(folder, folder.settings(), "f00d", [1])
+    (told,) = caplog.messages
+    for before in ("torch 1.0, now ", "cores 900, now ", "threads 901, now "):
+        assert before in told
+    assert "processes" not in told
+    assert read_json(folder.manifest_file) == begun
 
 
 def test_a_run_goes_on_with_its_own_images_only(folder: RunFolder) -> None:

@@ -114,7 +114,7 @@ def run(
         title="network",
         seed=SEED,
         checkpoint=checkpoint,
-    )
+    ).epochs
 
 
 def natural(module: Network) -> Objective:
