@@ -73,11 +73,12 @@ def load(settings: DataSettings, seed: int) -> Data:
         DataError: if it is missing, corrupt, or not what the settings say.
     """
     train, test = _read(settings, train=True), load_test(settings)
-    size = tuple(train.pixels.shape[2:])
-    if size != settings.image[1:]:
+    channels, *size = train.pixels.shape[1:]
+    if (channels, *size) != settings.image:
         raise DataError(
-            f"the images of {settings.name!r} have {size[0]}x{size[1]} pixels, data.image_size "
-            f"says {settings.image_size}; only folders of images are scaled to it"
+            f"the images of {settings.name!r} have {size[0]}x{size[1]} pixels of {channels} "
+            f"channels, data.image_size says {settings.image_size}, data.channels "
+            f"{settings.channels}; only folders of images are brought to it"
         )
     found = int(max(train.targets.max(), test.targets.max())) + 1
     if found < 2:
@@ -144,7 +145,7 @@ def _split(settings: DataSettings, *, train: bool) -> Images:
     splits = {"train", "val", "test"} & {*folders.subfolders(root)}
     if settings.name == "imagenet" and ((train and "train" not in splits) or splits <= {"train"}):
         _unpack_imagenet(root)
-    return folders.read(root, settings.image[1], train=train)
+    return folders.read(root, settings.image, train=train)
 
 
 def _digits(*, train: bool) -> Images:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,9 @@ from mbnas.errors import DataError
 from mbnas.files import alone_in, write_atomically
 from mbnas.images import Images
 from mbnas.progress import bar, log
+
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
 
 SUFFIXES = {
     *(".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
@@ -51,8 +55,8 @@ def _readable() -> Iterator[None]:
         ) from None
 
 
-def read(root: Path, size: int, *, train: bool) -> Images:
-    """Training or test images, scaled to squares of ``size`` pixels.
+def read(root: Path, image: Shape, *, train: bool) -> Images:
+    """Training or test images, scaled to squares of ``image``'s size, grey or in colour.
 
     Training images are of use only where there are test images of the same classes.
 
@@ -74,11 +78,13 @@ def read(root: Path, size: int, *, train: bool) -> Images:
             f"{str(root)!r}: train and {test} have different classes ({', '.join(odd[:5])}); "
             "each class needs a folder in both"
         )
-    return _image_tree(root / ("train" if train else test), size)
+    if not train and test == "test" and "val" in there:
+        log.info("%s: left out, there are test images", root / "val")
+    return _image_tree(root / ("train" if train else test), image)
 
 
-def _image_tree(folder: Path, size: int) -> Images:
-    """Images below ``folder/<class>`` as (N, 3, size, size), decoded on the first read only."""
+def _image_tree(folder: Path, image: Shape) -> Images:
+    """Images below ``folder/<class>`` as (N, *image), decoded on the first read only."""
     classes = subfolders(folder)
     found = [(label, path) for label, name in enumerate(classes) for path in _files(folder / name)]
     listing = [(label, path) for label, path in found if path.suffix.lower() in SUFFIXES]
@@ -92,10 +98,10 @@ def _image_tree(folder: Path, size: int) -> Images:
         )
     labels = torch.tensor([label for label, _ in listing])
     paths = [path for _, path in listing]
-    cached = _cache_folder() / _listing_key(folder, paths, size) / "pixels.npy"
+    cached = _cache_folder() / _listing_key(folder, paths, image) / "pixels.npy"
     if not cached.exists():
         try:
-            _decode_once(paths, size, cached)
+            _decode_once(paths, image, cached)
         except OSError as error:
             raise DataError(
                 f"cannot write decoded images to {str(cached)!r}: {error.strerror}; {_ELSEWHERE}"
@@ -136,7 +142,8 @@ def _require_none_beside_classes(folder: Path) -> None:
     if missed:
         unpacked = missed[0].startswith("ILSVRC2012_") or missed[0].endswith(".tar")  # ImageNet
         advice = (
-            f"if an unpacking broke off, delete {str(folder)!r} for it to begin anew, else move it"
+            "move it into the folder of its class, or, if an unpacking broke off and its archive "
+            f"is still there, delete {str(folder)!r} for it to begin anew"
             if unpacked
             else "move it into the folder of one"
         )
@@ -154,8 +161,11 @@ def _cache_folder() -> Path:
     return cache / "mbnas" / "images"
 
 
-def _listing_key(folder: Path, paths: list[Path], size: int) -> str:
-    digest = hashlib.sha256(os.fsencode(folder.resolve()) + f" {size}".encode())
+def _listing_key(folder: Path, paths: list[Path], image: Shape) -> str:
+    """Of what decides the pixels: which files, as they are now, and who decodes them how."""
+    digest = hashlib.sha256(
+        os.fsencode(folder.resolve()) + f" {image} {version('pillow')}".encode()
+    )
     for path in paths:
         try:
             status = path.stat()
@@ -166,46 +176,53 @@ def _listing_key(folder: Path, paths: list[Path], size: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _decode_once(paths: list[Path], size: int, cached: Path) -> None:
-    """Fill the folder of the cached copy, unless another process does so first."""
-    cached.parent.mkdir(parents=True, exist_ok=True)
+def _decode_once(paths: list[Path], image: Shape, cached: Path) -> None:
+    """Fill the folder of the cached copy, unless another process does so first.
+
+    No one else may look into it: those who may read the cache need not be those who may read the
+    images.
+    """
+    cached.parent.parent.mkdir(parents=True, exist_ok=True)
+    cached.parent.mkdir(mode=0o700, exist_ok=True)
     with alone_in(cached.parent, wait=True) as certain:
         if cached.exists():
             return
         if certain:
             for half in cached.parent.iterdir():  # that a kill left, of as many bytes as the whole
                 half.unlink()
-        write_atomically(cached, lambda temporary: _decode_all(paths, size, temporary))
+        write_atomically(cached, lambda temporary: _decode_all(paths, image, temporary))
 
 
-def _decode_all(paths: list[Path], size: int, target: Path) -> None:
+def _decode_all(paths: list[Path], image: Shape, target: Path) -> None:
     with target.open("w+b") as file:  # np.memmap would append .npy to the temporary name
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *image)}
         np.lib.format.write_array_header_2_0(file, header)
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
             bar(f"reading {paths[0].parent.parent}", len(paths)) as advance,
         ):
             for start in range(0, len(paths), 1024):  # or all would wait in memory for the disk
-                for pixels in pool.map(lambda path: _decode(path, size), paths[start:][:1024]):
+                for pixels in pool.map(lambda path: _decode(path, image), paths[start:][:1024]):
                     file.write(pixels.tobytes())
                     advance("")
 
 
-def _decode(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(3, size, size): the shorter side scaled to ``size``, then the centre."""
+def _decode(path: Path, image: Shape) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """As ``image``, (channels, height, width): the shorter side scaled to it, then the centre."""
     from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
 
+    channels, height, width = image
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
+        with Image.open(path) as opened:
+            if opened.mode.startswith(("I", "F")):
                 raise DataError(
                     f"image {str(path)!r} has more than 8 bits a channel; convert it to 8"
                 )
-            whole: Image.Image = image
-            if "transparency" in image.info:  # of which Pillow would warn in a palette
-                whole = image.convert("RGBA")
-            fitted = ImageOps.fit(whole.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+            whole: Image.Image = opened
+            if "transparency" in opened.info:  # of which Pillow would warn in a palette
+                whole = opened.convert("RGBA")
+            mode = "L" if channels == 1 else "RGB"
+            fitted = ImageOps.fit(whole.convert(mode), (width, height), Image.Resampling.BILINEAR)
     except (
         *(OSError, UnidentifiedImageError, SyntaxError, ValueError),
         Image.DecompressionBombError,
@@ -213,4 +230,4 @@ def _decode(path: Path, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.ui
         raise DataError(
             f"cannot read image {str(path)!r}; it is corrupt or far too large, replace it"
         ) from None
-    return np.asarray(fitted, dtype=np.uint8).transpose(2, 0, 1)
+    return np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)

@@ -157,6 +157,7 @@ class DataSettings(_Frozen):
         root: the folder, which digits do not have; one in ImageFolder layout is read as such
             whatever the name.
         image_size: side in pixels; only ``folder`` must state it.
+        channels: 3, or 1 for grey images, of which an attack moves one value a pixel.
         classes: how many there are; only ``folder`` must state it.
         validation: images held out of the training set for search and checkpoint selection.
         shift: augmentation by random crops of the image padded by this many pixels.
@@ -167,6 +168,7 @@ class DataSettings(_Frozen):
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
     root: Path | None = None
     image_size: PositiveInt
+    channels: Literal[1, 3] = 3
     classes: int = Field(ge=2)
     validation: PositiveInt
     shift: int = Field(default=0, ge=0)
@@ -184,14 +186,16 @@ class DataSettings(_Frozen):
         }
         if isinstance(values, Mapping) and str(values.get("name")) in known:
             size, classes = known[values["name"]]
-            root = None if values["name"] == "digits" else f"~/.cache/mbnas/{values['name']}"
-            return {"image_size": size, "classes": classes, "root": root, **values}
+            digits = values["name"] == "digits"
+            root = None if digits else f"~/.cache/mbnas/{values['name']}"
+            own = {"image_size": size, "channels": 1 if digits else 3, "classes": classes}
+            return {**own, "root": root, **values}
         return values
 
     @property
     def image(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
-        return (1 if self.name == "digits" else 3, self.image_size, self.image_size)
+        return (self.channels, self.image_size, self.image_size)
 
 
 class Threat(_Frozen):

@@ -199,6 +199,32 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(
     assert complaint(root).startswith(f"cannot read '{inner}': Permission denied; mend that")
 
 
+def test_a_folder_may_be_read_as_grey(root: Path) -> None:
+    colour, grey = folder(root), folder(root, channels=1)
+    assert grey.test.pixels.shape == (4, 1, SIZE, SIZE)
+    weights = torch.tensor([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow converts
+    luma = (colour.test.pixels * weights[:, None, None]).sum(dim=1, keepdim=True)
+    assert (luma - grey.test.pixels).abs().max() <= 1
+    assert torch.equal(folder(root).test.pixels, colour.test.pixels)  # each has its own cache
+
+
+def test_validation_images_beside_test_images_are_left_out_and_it_is_said(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = folder(root).fingerprint()
+    shutil.copytree(root / "test", root / "val")
+    with caplog.at_level(logging.INFO, "mbnas"):
+        assert folder(root).fingerprint() == before
+    assert f"{root / 'val'}: left out, there are test images" in caplog.messages
+
+
+def test_decoded_images_are_their_owners_alone(root: Path, cache: Path) -> None:
+    folder(root)
+    kept = [path.parent for path in cache.rglob("*.npy")]
+    assert kept
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
+
+
 def test_test_images_without_classes_give_way_to_validation_images(root: Path) -> None:
     """As of ImageNet, whose test images have no labels."""
     before = folder(root).fingerprint()
@@ -445,8 +471,8 @@ def rename(root: Path) -> None:
         (dangle, {}, "cannot read image '{root}/train/cat/9.png': No such file"),
         (deepen, {}, "image '{root}/train/cat/0.png' has more than 8 bits a channel"),
         (loosen, {}, "'{root}/test/0.png' lies beside the classes; move it into the folder of one"),
-        (unpack, {}, "'{root}/test/cat.tar' lies beside the classes; if an unpacking broke off"),
-        (scatter, {}, "lies beside the classes; if an unpacking broke off, delete '{root}/test'"),
+        (unpack, {}, "'{root}/test/cat.tar' lies beside the classes; move it into the folder"),
+        (scatter, {}, "broke off and its archive is still there, delete '{root}/test'"),
         (single, {}, "data 'folder' has a single class; give two or more to tell apart"),
         (rename, {}, "'{root}': train and test have different classes (cat, lynx)"),
         (keep, {"root": None}, "needs a folder; give --data DIR"),
@@ -474,8 +500,10 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache(
 
 
 def test_only_folders_are_scaled() -> None:
-    with pytest.raises(DataError, match=r"8x8 pixels, data\.image_size says 4; only folders"):
+    with pytest.raises(DataError, match=r"8x8 pixels of 1 channels, .* says 4, data"):
         load(DataSettings(name="digits", image_size=4, validation=300), seed=0)
+    with pytest.raises(DataError, match=r"data\.channels 3; only folders of images are brought"):
+        load(DataSettings(name="digits", channels=3, validation=300), seed=0)
 
 
 # Torchvision's own files
