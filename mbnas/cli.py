@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -70,6 +71,13 @@ def main() -> None:
         _fail(f"{reason}; see {' '.join(['mbnas', *known, '--help'])}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; the same command goes on with what was kept", 130)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        _fail(
+            f"{reason}; what was finished is safe: go on with fewer --workers or where more memory "
+            "is free, or begin anew with a smaller supernet.batch_size or retraining.batch_size",
+            SettingsError.exit_code,
+        )
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -158,7 +166,8 @@ def search(
                 *(("--set", each) for each in overrides or ()),
             ]
         given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]
-        go_on = ["mbnas", "search", "--resume", str(folder), *chain.from_iterable(given)]
+        start = [*parallel.launcher(), "mbnas", "search"]
+        go_on = [*start, "--resume", str(folder), *chain.from_iterable(given)]
         _fail(f"interrupted; go on with: {shlex.join(go_on)}", 130)
     if as_json:
         _print_json(

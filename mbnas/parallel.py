@@ -69,6 +69,13 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def launcher() -> list[str]:
+    """The words before a command that start as many processes on one machine; none for one."""
+    if count() == 1:
+        return []
+    return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "--no-python"]
+
+
 def rank() -> int:
     """The number of this process; 0 leads."""
     return dist.get_rank() if dist.is_initialized() else 0

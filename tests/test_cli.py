@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 import typer
 from helpers import DIGITS, SPACES, TINY, tiny
 from safetensors import safe_open
@@ -626,6 +627,31 @@ def test_a_file_where_the_folder_should_be_is_explained(
 
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_too_little_memory_on_a_gpu_is_answered_in_one_line(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 2 GiB."
+        )
+
+    monkeypatch.setattr("mbnas.pipeline.pretrained", full)
+    line = mistake(*SEARCH, "--budget", "1e9", "--out", str(tmp_path / "run"), code=2)
+    assert line.startswith("mbnas: CUDA out of memory; what was finished is safe: go on with fewer")
+
+
+def test_processes_that_train_together_are_told_to_go_on_together(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbnas.pipeline.pretrained", interrupted)
+    command = (*SEARCH, "--budget", "1e9", "--out")
+    alone = mistake(*command, str(tmp_path / "one"), code=130)
+    assert "go on with: mbnas search --resume" in alone
+    monkeypatch.setattr("mbnas.parallel.launcher", lambda: ["torchrun", "--no-python"])
+    together = mistake(*command, str(tmp_path / "two"), code=130)
+    assert "go on with: torchrun --no-python mbnas search --resume" in together
 
 
 def test_an_interruption_before_there_is_a_run_advises_no_resuming(

@@ -68,6 +68,7 @@ def blunder(folder: Path) -> None:
         raise SettingsError(f"made by {parallel.rank()}")
 
     with parallel.together():
+        assert parallel.launcher() == ["torchrun", "--nproc-per-node", "2", "--no-python"]
         try:
             parallel.led(mistaken)
         except SettingsError as mistake:
@@ -231,6 +232,11 @@ def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) 
     rows = json.loads((tmp_path / "run" / "pareto.json").read_text())
     assert printed["pareto"] == rows
     (metrics,) = printed["retrained"]
+    for told in (
+        json.loads((tmp_path / "run" / "manifest.json").read_text()),
+        metrics["environment"],
+    ):
+        assert told["processes"] == 2
     done = started_together(
         "--no-python",
         str(Path(sys.executable).with_name("mbnas")),
