@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mbnas.auditing.auditor import Audit
-from mbnas.auditing.checks import Verdict, percent
+from mbnas.auditing.checks import Verdict
 from mbnas.evaluation import Spread
 
 COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
@@ -146,7 +146,7 @@ def _spread(runs: Tensor) -> Spread:
 
 
 def _fraction(mask: Tensor) -> float:
-    return percent(mask) / 100
+    return int(mask.sum()) / mask.numel()
 
 
 _STYLE = """
