@@ -73,12 +73,12 @@ def load(settings: DataSettings, seed: int) -> Data:
         DataError: if it is missing, corrupt, or not what the settings say.
     """
     train, test = _read(settings, train=True), load_test(settings)
-    channels, *size = train.pixels.shape[1:]
-    if (channels, *size) != settings.image:
+    shape = tuple(train.pixels.shape[1:])
+    if shape != settings.image:
+        there, asked = ("x".join(map(str, each)) for each in (shape, settings.image))
         raise DataError(
-            f"the images of {settings.name!r} have {size[0]}x{size[1]} pixels of {channels} "
-            f"channels, data.image_size says {settings.image_size}, data.channels "
-            f"{settings.channels}; only folders of images are brought to it"
+            f"the images of {settings.name!r} are {there} (channels, height, width), data.channels "
+            f"and data.image_size say {asked}; only folders of images are brought to that"
         )
     found = int(max(train.targets.max(), test.targets.max())) + 1
     if found < 2:

@@ -179,8 +179,7 @@ def _listing_key(folder: Path, paths: list[Path], image: Shape) -> str:
 def _decode_once(paths: list[Path], image: Shape, cached: Path) -> None:
     """Fill the folder of the cached copy, unless another process does so first.
 
-    No one else may look into it: those who may read the cache need not be those who may read the
-    images.
+    It is closed to all but its owner: who can reach the cache need not be who may see the images.
     """
     cached.parent.parent.mkdir(parents=True, exist_ok=True)
     cached.parent.mkdir(mode=0o700, exist_ok=True)

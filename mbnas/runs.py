@@ -159,7 +159,8 @@ def record_data(
         )
         if changed:
             log.warning(
-                "goes on otherwise than it began, and may round otherwise: %s", "; ".join(changed)
+                "goes on elsewhere than it began, where figures may be rounded differently: %s",
+                "; ".join(changed),
             )
         return
     write_json(folder.split_file, {"seed": settings.seed, "validation": list(held_out)})

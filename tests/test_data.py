@@ -500,9 +500,9 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache(
 
 
 def test_only_folders_are_scaled() -> None:
-    with pytest.raises(DataError, match=r"8x8 pixels of 1 channels, .* says 4, data"):
+    with pytest.raises(DataError, match=r"are 1x8x8 .* say 1x4x4; only folders"):
         load(DataSettings(name="digits", image_size=4, validation=300), seed=0)
-    with pytest.raises(DataError, match=r"data\.channels 3; only folders of images are brought"):
+    with pytest.raises(DataError, match=r"data\.channels and .* say 3x8x8; only"):
         load(DataSettings(name="digits", channels=3, validation=300), seed=0)
 
 
