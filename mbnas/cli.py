@@ -166,7 +166,7 @@ def search(
                 *(("--set", each) for each in overrides or ()),
             ]
         given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]
-        start = [*parallel.launcher(), "mbnas", "search"]
+        start = [*parallel.launcher(), "mbnas", "search", *["--json"] * as_json]
         go_on = [*start, "--resume", str(folder), *chain.from_iterable(given)]
         _fail(f"interrupted; go on with: {shlex.join(go_on)}", 130)
     if as_json:

@@ -650,8 +650,8 @@ def test_processes_that_train_together_are_told_to_go_on_together(
     alone = mistake(*command, str(tmp_path / "one"), code=130)
     assert "go on with: mbnas search --resume" in alone
     monkeypatch.setattr("mbnas.parallel.launcher", lambda: ["torchrun", "--no-python"])
-    together = mistake(*command, str(tmp_path / "two"), code=130)
-    assert "go on with: torchrun --no-python mbnas search --resume" in together
+    together = mistake(*command, str(tmp_path / "two"), "--json", code=130)
+    assert "go on with: torchrun --no-python mbnas search --json --resume" in together
 
 
 def test_an_interruption_before_there_is_a_run_advises_no_resuming(
