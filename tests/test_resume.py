@@ -160,7 +160,7 @@ def test_a_run_ends_as_if_it_had_never_been_stopped(endings: dict[str, Ending], 
     assert ending.codes == codes, ending.stderr
     assert "Traceback" not in ending.stderr
     assert ending.found == endings["uninterrupted"].found
-    assert len(ending.found) == 16
+    assert len(ending.found) == 17
     if signal.SIGKILL not in (how for _, how in STORIES[name]):
         assert not list(ending.folder.rglob("*.partial"))
 
