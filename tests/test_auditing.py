@@ -326,6 +326,20 @@ def test_verdicts_change_at_their_thresholds(
     assert {points: verdict(points) for points in verdicts} == verdicts
 
 
+def test_a_gap_of_whole_points_is_not_above_its_threshold_by_rounding() -> None:
+    def verdict(right: int, lost: int) -> Verdict:
+        left = torch.arange(500) < right - lost
+        scored = (torch.arange(500) < right)[None]
+        found = replace(sound(), last={20: scored}, every={20: scored}, scored=left, swept=left)
+        gap, *_ = judge(replace(found, sweep={"own": left}, standing=dict.fromkeys(FURTHER, left)))
+        return gap.verdict
+
+    rounded_up = [right for right in range(25, 501) if right / 5 - (right - 25) / 5 > 5]
+    assert rounded_up
+    assert {verdict(right, 25) for right in rounded_up} == {PASSES}
+    assert verdict(rounded_up[-1], 26) is WARNS
+
+
 def test_the_gap_is_that_of_the_shortest_attack_of_the_paper_at_its_last_iterate() -> None:
     runs = {20: of_100(68)[None], 50: of_100(60)[None]}
     every = dict.fromkeys(runs, of_100(60)[None])

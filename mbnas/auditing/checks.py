@@ -61,7 +61,8 @@ def percent(mask: Tensor) -> float:
 
 
 def _graded(value: float, passes: float, warns: float) -> Verdict:
-    """Small is good."""
+    """Small is good; a percentage that is a threshold to the last digit is not above it."""
+    value = round(value, 4)  # differences of percentages, and means of masks, are rounded ones
     if value <= passes:
         return Verdict.PASS
     return Verdict.WARN if value <= warns else Verdict.FAIL
