@@ -17,8 +17,9 @@ from mbnas import data as datasets
 from mbnas import threads
 from mbnas.assignment import Assignment
 from mbnas.bops import bops
-from mbnas.errors import SettingsError
+from mbnas.errors import MbnasError, SettingsError
 from mbnas.evaluation import Scores, recalibrate, scoring_stages
+from mbnas.images import Images
 from mbnas.networks import freeze
 from mbnas.randomness import seeded
 from mbnas.runs import RunFolder
@@ -276,6 +277,19 @@ def test_no_worker_shares_a_gpu_with_more_others_than_it_must(
     resources = {"CPU": 8.0, **({"GPU": float(gpus)} if gpus else {})}
     monkeypatch.setattr(raytune.ray, "cluster_resources", lambda: resources)
     assert raytune.gpu_share(workers) == share
+
+
+def test_a_worker_that_fails_ends_the_search_in_a_line_that_says_why(
+    problem: Problem, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = problem.validation
+    foreign = replace(
+        problem, validation=Images.of(images.pixels.expand(-1, 3, -1, -1), images.targets)
+    )
+    told = r"Ray worker failed \(RuntimeError: .* got 3 channels.*\); .* --resume"
+    with pytest.raises(MbnasError, match=told):
+        journal(foreign, Executor("ray", workers=1), tmp_path)
+    assert "in classify" in caplog.text  # the whole of it, for who mends it
 
 
 def test_a_cluster_without_gpus_is_told_where_candidates_need_one(

@@ -24,7 +24,8 @@ from ray.tune.search import Searcher
 
 from mbnas.assignment import Assignment
 from mbnas.devices import pick_device
-from mbnas.errors import SettingsError
+from mbnas.errors import MbnasError, SettingsError
+from mbnas.progress import log
 from mbnas.search.problem import Problem, Trial
 from mbnas.search.session import Session
 
@@ -106,6 +107,7 @@ def run(
 
     Raises:
         SettingsError: if there is no cluster at the address, or none with a GPU where one is asked.
+        MbnasError: if a worker fails.
     """
     on_cpu = problem.to(torch.device("cpu"))  # from where it is sent to the workers
     ours = not ray.is_initialized()
@@ -142,7 +144,12 @@ def run(
     if searcher.mistake is not None:
         raise searcher.mistake
     if searcher.failed:
-        raise RuntimeError(f"a Ray worker failed: {results.errors}")
+        whole = str(next(iter(results.errors), "no reason given")).strip()
+        log.error("%s", whole)
+        raise MbnasError(
+            f"a Ray worker failed ({whole.splitlines()[-1]}); what was finished is safe: go on "
+            "with --resume, with fewer --workers if memory ran out"
+        )
 
 
 def gpu_share(workers: int) -> float:
