@@ -47,7 +47,8 @@ def together() -> Iterator[None]:
         if int(os.environ["LOCAL_RANK"]) >= gpus:
             raise SettingsError(
                 f"{os.environ['LOCAL_WORLD_SIZE']} processes were started on a machine with {gpus} "
-                f"GPUs; give --nproc-per-node {gpus} at most"
+                f"GPUs; give --nproc-per-node {gpus} at most, or hide them to train on processors "
+                "(CUDA_VISIBLE_DEVICES=)"
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -154,8 +155,11 @@ def average_gradients(module: nn.Module) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def share_buffers(module: nn.Module) -> None:
-    """Give every process the leading one's batch-norm statistics."""
+def share(module: nn.Module) -> None:
+    """Give every process the leading one's parameters and batch-norm statistics.
+
+    Each steps an optimizer of its own; machines that round differently would drift apart.
+    """
     if count() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+        for each in (*module.parameters(), *module.buffers()):
+            dist.broadcast(each.detach(), 0)

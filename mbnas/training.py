@@ -109,6 +109,7 @@ def fit(
             f"not every process finds the training checkpoint {str(checkpoint)!r}; "
             "give a folder that all machines share"
         )
+    parallel.share(module)
     guarded = min(recipe.guard_images, settings.data.validation)
     precision = str(computed_in(recipe, next(module.parameters()).device))
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
@@ -132,7 +133,7 @@ def fit(
                 progress = ((number - 1) * batches + batch + 0.5) / (recipe.epochs * batches)
                 _step(module, optimizer, recipe, progress)
                 advance(f"natural {history[-1].natural:.1%}" if history else "")
-            parallel.share_buffers(module)
+            parallel.share(module)
             mean = float(total) / batches
             epoch = parallel.led(partial(_judged, number, mean, guard, precision))
             log.info("%s %s", title, epoch)

@@ -38,6 +38,9 @@ def network() -> Network:
 
 def trained(folder: Path) -> Network:
     module = network()
+    with torch.no_grad():  # machines that draw other weights must begin with the leading one's
+        for each in module.parameters():
+            each.add_(parallel.rank())
     fit(
         module,
         network_objective(module, THREAT, RECIPE),
