@@ -1,8 +1,9 @@
 """On a GPU, the plain functions of quantizers.py as fused kernels, made by torch.compile (Triton).
 
 A function is compiled once for each number of steps, surrogate and rank of its heights, and for
-what else torch tells apart (one image or several, autocast or not, one thread or several), never
-for a parameter or for other sizes of its tensors; torch keeps what it compiled between runs.
+what else torch tells apart (one image or several, sizes that were equal at first, autocast or not,
+one thread or several), never for a parameter or for each size of its tensors; torch keeps what it
+compiled between runs.
 """
 
 from __future__ import annotations
@@ -48,11 +49,16 @@ def fused(function: _Function) -> _Function:
     return cast(_Function, call)
 
 
+def _centred(x: Tensor) -> Tensor:
+    """As the plain functions, what comes of a sum over ``x`` and of each of its values."""
+    return x - x.mean()
+
+
 @cache
 def _available() -> bool:
     """Whether torch can compile for the GPU; one message says so where it cannot."""
     try:
-        torch.compile(torch.neg, fullgraph=True)(torch.ones(8, device="cuda"))
+        fused(_centred)(torch.ones(8, device="cuda"))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         log.info("no compiler for the GPU, quantizers take several times as long (%s)", reason)
