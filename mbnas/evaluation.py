@@ -142,7 +142,8 @@ def measure(
     """Score a frozen network under one PGD after another (default: :func:`plain_stages`).
 
     An image that is lost at any iterate is attacked no more; one whose logits are not finite is
-    lost.
+    lost. What counts is a last look at the iterate that lost it, in another batch, by whose size a
+    library may round differently.
 
     Raises:
         SettingsError: if the network is in training mode.
