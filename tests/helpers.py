@@ -1,6 +1,7 @@
 """What several tests share: the smallest run there is, networks and images at random, scores."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mbnas import config
 from mbnas import data as datasets
 from mbnas.assignment import Assignment
+from mbnas.auditing import PLANS
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.formats import Format
 from mbnas.images import Images
@@ -19,7 +21,7 @@ from mbnas.networks import build_network
 from mbnas.normalisation import Standard
 from mbnas.randomness import generator, seeded
 from mbnas.search.problem import Trial
-from mbnas.settings import Settings
+from mbnas.settings import Effort, Settings
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SPACES = ROOT / "search_spaces"
 DIGITS = SPACES / "digits.yaml"
-TINY = (  # a whole run in two seconds
+TINY = (  # a whole run in seconds
     "backbone.width=2",
     "choices.weight_bases=[1, 2]",
     "choices.activation_bases=[1, 2]",
@@ -55,6 +57,7 @@ SEVERAL = (  # networks of different scores in the Pareto set, and more than one
     "threat.eps=0.1",
     "retraining.candidates=2",
 )
+BRIEF = replace(PLANS[Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
 
 
 @cache

@@ -7,12 +7,11 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from helpers import noise, saved, scrambled, tiny
+from helpers import BRIEF, noise, saved, scrambled, tiny
 
 from mbnas import data as datasets
 from mbnas import inspection
 from mbnas.assignment import Assignment
-from mbnas.auditing import PLANS
 from mbnas.checkpoints import NETWORK_FILE, save_network
 from mbnas.errors import DataError, SettingsError
 from mbnas.files import write_json
@@ -28,7 +27,8 @@ from mbnas.networks import build_network
 from mbnas.settings import Effort
 
 SETTINGS = tiny()
-QUICK = PLANS[Effort.QUICK]
+
+pytestmark = pytest.mark.usefixtures("brief_audits")
 
 
 def test_an_audit_leaves_its_record_and_page_and_tries_the_siblings(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_an_audit_is_made_once_wherever_the_networks_it_tried_lie(
     assert not left.exists()
     both = audit_checkpoint(one, Effort.QUICK, transfer=[two, three])
     assert both["sources"].keys() == {str(two), str(three)}
-    monkeypatch.setitem(inspection.PLANS, Effort.QUICK, replace(QUICK, noises=QUICK.noises + 1))
+    monkeypatch.setitem(inspection.PLANS, Effort.QUICK, replace(BRIEF, noises=BRIEF.noises + 1))
     audit_checkpoint(one, Effort.QUICK, transfer=[two, three])
     assert made.call_count == 2
 

@@ -56,36 +56,46 @@ def trained(folder: Path) -> Network:
     return module
 
 
-def train(folder: Path) -> None:
-    """What each of the processes runs; it leaves its network in a file of its own."""
+def pair(folder: Path) -> None:
+    """What each of two processes runs; what it comes to is left in files of its own."""
     with parallel.together():
-        torch.save(trained(folder).state_dict(), folder / f"{parallel.rank()}.pt")
+        assert parallel.launcher() == ["torchrun", "--nproc-per-node", "2", "--no-python"]
+        rank = parallel.rank()
+        torch.save(trained(folder).state_dict(), folder / f"{rank}.pt")
+        blunder(folder / f"led-{rank}.txt")
+        misplace(folder / f"in turn-{rank}.txt")
+        part(folder / f"machine-{rank}")
     left = [each.read_text().strip() for each in Path("/proc/self/task").glob("*/comm")]
-    (folder / f"threads-{os.environ['RANK']}.txt").write_text(" ".join(left))
+    (folder / f"threads-{rank}.txt").write_text(" ".join(left))
 
 
-def blunder(folder: Path) -> None:
-    """What each of the processes runs; it leaves the mistake that it was told of in a file."""
+def blunder(told: Path) -> None:
+    """A mistake of the leader alone."""
 
     def mistaken() -> None:
         raise SettingsError(f"made by {parallel.rank()}")
 
-    with parallel.together():
-        assert parallel.launcher() == ["torchrun", "--nproc-per-node", "2", "--no-python"]
-        try:
-            parallel.led(mistaken)
-        except SettingsError as mistake:
-            (folder / f"{parallel.rank()}.txt").write_text(str(mistake))
+    try:
+        parallel.led(mistaken)
+    except SettingsError as mistake:
+        told.write_text(str(mistake))
 
 
-def part(folder: Path) -> None:
-    """What each of two machines runs that share no folder: a training, and the same again."""
-    with parallel.together():
-        mine = folder / str(parallel.rank())
-        mine.mkdir()
+def misplace(told: Path) -> None:
+    """The same mistake of all."""
+    try:
+        with parallel.leader_first():
+            raise SettingsError("made by all")
+    except SettingsError as mistake:
+        told.write_text(str(mistake))
+
+
+def part(mine: Path) -> None:
+    """A training, and the same again, as if on two machines that share no folder."""
+    mine.mkdir()
+    trained(mine)
+    with pytest.raises(DataError, match="not every process finds the training checkpoint"):
         trained(mine)
-        with pytest.raises(DataError, match="not every process finds the training checkpoint"):
-            trained(mine)
 
 
 def queue(folder: Path) -> None:
@@ -96,16 +106,6 @@ def queue(folder: Path) -> None:
         passed.flush()
         time.sleep(0.2)
         passed.write(f"{parallel.rank()} out\n")
-
-
-def misplace(folder: Path) -> None:
-    """What each of the processes runs, all with the same mistake."""
-    with parallel.together():
-        try:
-            with parallel.leader_first():
-                raise SettingsError("made by all")
-        except SettingsError as mistake:
-            (folder / f"{parallel.rank()}.txt").write_text(str(mistake))
 
 
 def started_together(
@@ -125,10 +125,17 @@ def started_together(
     )
 
 
-def test_two_processes_train_as_one_that_averages_the_halves_of_each_batch(tmp_path: Path) -> None:
-    done = started_together(__file__, str(tmp_path), "train", folder=tmp_path)
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two processes, once they have ended."""
+    folder = tmp_path_factory.mktemp("pair")
+    done = started_together(__file__, str(folder), "pair", folder=folder)
     assert done.returncode == 0, done.stderr
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    return folder
+
+
+def test_two_processes_train_as_one_that_averages_the_halves_of_each_batch(left: Path) -> None:
+    first, second = (torch.load(left / f"{rank}.pt") for rank in (0, 1))
 
     expected = network()
     optimizer = torch.optim.Adam(expected.parameters())
@@ -163,14 +170,12 @@ def test_two_processes_train_as_one_that_averages_the_halves_of_each_batch(tmp_p
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to list threads")
-def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+def test_no_thread_of_the_group_outlives_it(left: Path) -> None:
     """One that is left aborts the process now and then, if it needs Python while that ends."""
-    done = started_together(__file__, str(tmp_path), "train", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
     for rank in (0, 1):
-        left = (tmp_path / f"threads-{rank}.txt").read_text()
-        assert "python" in left
-        assert "gloo" not in left
+        threads = (left / f"threads-{rank}.txt").read_text()
+        assert "python" in threads
+        assert "gloo" not in threads
 
 
 def test_parts_of_a_batch_hold_each_image_once_and_are_augmented_apart() -> None:
@@ -250,24 +255,17 @@ def test_a_whole_search_in_two_processes_ends_in_one_run_folder(tmp_path: Path) 
     assert json.loads(done.stdout)["test"] == metrics["test"]
 
 
-def test_a_mistake_that_the_leader_meets_reaches_the_other_process(tmp_path: Path) -> None:
-    done = started_together(__file__, str(tmp_path), "blunder", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["made by 0"] * 2
+def test_a_mistake_that_the_leader_meets_reaches_the_other_process(left: Path) -> None:
+    assert [(left / f"led-{rank}.txt").read_text() for rank in (0, 1)] == ["made by 0"] * 2
 
 
-def test_a_mistake_that_all_make_in_turn_is_told_by_each(tmp_path: Path) -> None:
-    done = started_together(__file__, str(tmp_path), "misplace", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["made by all"] * 2
+def test_a_mistake_that_all_make_in_turn_is_told_by_each(left: Path) -> None:
+    assert [(left / f"in turn-{rank}.txt").read_text() for rank in (0, 1)] == ["made by all"] * 2
 
 
-def test_machines_that_share_no_folder_are_told_so_when_training_is_to_go_on(
-    tmp_path: Path,
-) -> None:
-    done = started_together(__file__, str(tmp_path), "part", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [(tmp_path / str(rank) / "training.pt").exists() for rank in (0, 1)] == [True, False]
+def test_machines_that_share_no_folder_are_told_so_when_training_is_to_go_on(left: Path) -> None:
+    written = [(left / f"machine-{rank}" / "training.pt").exists() for rank in (0, 1)]
+    assert written == [True, False]
 
 
 def test_one_process_of_each_machine_prepares_what_the_others_find(tmp_path: Path) -> None:
@@ -278,5 +276,5 @@ def test_one_process_of_each_machine_prepares_what_the_others_find(tmp_path: Pat
 
 
 if __name__ == "__main__":
-    todo = {f.__name__: f for f in (train, blunder, misplace, part, queue)}
+    todo = {f.__name__: f for f in (pair, queue)}
     todo[sys.argv[2]](Path(sys.argv[1]))

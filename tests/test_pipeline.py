@@ -37,6 +37,8 @@ CHANGES = (f"search.budget={BUDGET}", *SEVERAL)
 SETTINGS = tiny(*CHANGES)
 INPROCESS = Executor("inprocess", 2)
 
+pytestmark = pytest.mark.usefixtures("brief_audits")
+
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:

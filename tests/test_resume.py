@@ -22,13 +22,21 @@ SPACE = [
     *(word for each in (*TINY, *SEVERAL) for word in ("--set", each)),
 ]
 INPROCESS = ["--executor", "inprocess", "--workers", "2"]
-# Each command runs in a child of a process that has loaded all and computed nothing: torch does not
-# promise to work in the child of one that has. A child gets a signal just before it touches a file
-# of the run folder for the so many-th time; 0 is never. What is written as a whole is touched four
-# times: twice written, then moved, then cleared up.
+
+pytestmark = pytest.mark.usefixtures("brief_audits")
+
+# Each command runs in a child of a process that has loaded all, what is imported late too, and
+# computed nothing: torch does not promise to work in the child of one that has. A child gets a
+# signal just before it touches a file of the run folder for the so many-th time; 0 is never. What
+# is written as a whole is touched four times: twice written, then moved, then cleared up.
 LIVES = """
-import faulthandler, json, os, signal as signals, sys, torch, traceback
+import faulthandler, json, os, signal as signals, sys, traceback
+import sklearn.datasets, torch, torch._dynamo
+from helpers import BRIEF
 from mbnas import cli, pipeline
+from mbnas.auditing import PLANS
+from mbnas.settings import Effort
+PLANS[Effort.QUICK] = BRIEF
 signals.signal(signals.SIGINT, signals.default_int_handler)  # whatever this was started by
 torch.set_num_threads(1)
 
@@ -136,7 +144,7 @@ def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ending]:
     ]
     told = subprocess.run(
         [sys.executable, "-c", LIVES, json.dumps(lives)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
         stdout=subprocess.PIPE,
         check=True,
         timeout=1800,

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -31,7 +31,7 @@ from victims import grey, masked
 import mbnas
 from mbnas import data as datasets
 from mbnas.assignment import Assignment, Bases, Space
-from mbnas.auditing import PLANS, Case
+from mbnas.auditing import Case
 from mbnas.bops import bops
 from mbnas.data import Data
 from mbnas.errors import SettingsError
@@ -47,6 +47,8 @@ from mbnas.settings import Surrogate, Threat
 from mbnas.supernet import Supernet
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+
+pytestmark = pytest.mark.usefixtures("brief_audits")
 
 WITHOUT_MAIN = ("bench", "study", "readme_tables", "readme_picture")
 
@@ -542,15 +544,13 @@ def test_tau_is_1_for_equal_orders_and_its_error_that_of_leaving_one_out(
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
-    """A finished search; audits are short as long as it is used."""
-    short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
-    with mock.patch.dict(PLANS, {mbnas.Effort.QUICK: short}):
-        target = tmp_path_factory.mktemp("search") / "run"
-        executor = mbnas.Executor("inprocess", workers=1)
-        mild = ("search.budget=6e6", "threat.eps=0.05", "threat.step=0.02")
-        settings = tiny(*mild, "retraining.candidates=2")
-        yield mbnas.run_search(settings, target, executor).folder
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished search."""
+    target = tmp_path_factory.mktemp("search") / "run"
+    executor = mbnas.Executor("inprocess", workers=1)
+    mild = ("search.budget=6e6", "threat.eps=0.05", "threat.step=0.02")
+    settings = tiny(*mild, "retraining.candidates=2")
+    return mbnas.run_search(settings, target, executor).folder
 
 
 @pytest.mark.parametrize("script", ["collect_run"], indirect=True)
@@ -724,8 +724,6 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
     options += ["--vary", "supernet.epochs=1 search.engine=optuna"]
     options += [part for change in TINY for part in ("--set", change)]
     monkeypatch.setattr(sys, "argv", ["study_search.py", *options])
-    short = replace(PLANS[mbnas.Effort.QUICK], sweep=3, apgd=2, queries=10, curve_images=8)
-    monkeypatch.setitem(PLANS, mbnas.Effort.QUICK, short)
     script.main()
     result = tmp_path / "fronts-digits.json"
     found = json.loads(result.read_text())
