@@ -145,9 +145,10 @@ def run(
         raise searcher.mistake
     if searcher.failed:
         whole = str(next(iter(results.errors), "no reason given")).strip()
+        *_, told = whole.rpartition("\n")
         log.error("%s", whole)
         raise MbnasError(
-            f"a Ray worker failed ({whole.splitlines()[-1]}); what was finished is safe: go on "
+            f"a Ray worker failed ({told}); what was finished is safe: go on "
             "with --resume, with fewer --workers if memory ran out"
         )
 
