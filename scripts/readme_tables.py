@@ -154,6 +154,24 @@ def worst(audit: dict[str, Any]) -> str:
     return f"{accuracy} ({percent(low)}–{percent(high)}) {audit['verdict']}"
 
 
+def audits(result: Result) -> str:
+    """What audits by the same code leave of several networks."""
+    measured = result["measured"]
+    first = measured["networks"][0]
+    header = ["network", "natural", "PGD-20, STE, last iterate", "every", "worst case"]
+    rows = []
+    for each in measured["networks"]:
+        paper = each["paper"]["PGD-20"]
+        attacked = (paper[way]["mean"] for way in ("last iterate", "every iterate"))
+        natural = percent(each["natural"]["accuracy"])
+        rows.append([each["network"], natural, *map(percent, attacked), worst(each)])
+    described = (
+        f"`{result['command']}` ({machine(result)}). Seed {first['seed']}; percent of "
+        f"{first['images']} test images, with the 95 % interval of the worst case."
+    )
+    return f"{described}\n\n{table(header, rows)}"
+
+
 def training(result: Result) -> str:
     """Speed as a multiple of the float network's, and what a step does with its time."""
     phases = ["forward", "training step", "FastAT step", "PGD step"]
@@ -872,6 +890,7 @@ def retraining(result: Result) -> str:
 KINDS: dict[str, Callable[[Result], str]] = {
     "agreement": agreement,
     "attacks": attacks,
+    "audits": audits,
     "finds": finds,
     "fronts": fronts,
     "gap": gap,

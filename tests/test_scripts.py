@@ -33,6 +33,7 @@ from mbnas import data as datasets
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.auditing import Case
 from mbnas.bops import bops
+from mbnas.checkpoints import NETWORK_FILE
 from mbnas.data import Data
 from mbnas.errors import SettingsError
 from mbnas.evaluation import correct_at_each_iterate
@@ -300,6 +301,7 @@ def test_a_network_is_called_like_its_folder_or_its_file(
         ("study_ranking", ("{}/none", "--work", "{}/work")),
         ("threat_sweep", ("{}/none", "--out", "{}")),
         ("check_attacks", ("{}/none", "--data", "{}/none")),
+        ("audit_kept", ("{}/none", "--work", "{}/work")),
         ("collect_run", ("{}/none", "--command", "mbnas search", "--commit", "0")),
     ],
     indirect=["script"],
@@ -551,6 +553,33 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     mild = ("search.budget=6e6", "threat.eps=0.05", "threat.step=0.02")
     settings = tiny(*mild, "retraining.candidates=2")
     return mbnas.run_search(settings, target, executor).folder
+
+
+@pytest.mark.parametrize("script", ["audit_kept"], indirect=True)
+def test_kept_networks_are_audited_once_each_on_its_own(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    files = [
+        (saved(tmp_path / text, text) / NETWORK_FILE).rename(tmp_path / f"paper-{text}.safetensors")
+        for text in ("mbn2x1", "float")
+    ]
+    options = [*map(str, files), "--work", str(tmp_path / "work"), "--name", "two"]
+    monkeypatch.setattr(sys, "argv", ["audit_kept.py", *options])
+    script.main()
+    result = read_json(tmp_path / "audits-two.json")
+    rows = result["measured"]["networks"]
+    assert [row["network"] for row in rows] == ["mbn2x1", "float"]
+    shown = importlib.import_module("readme_tables").audits(result)
+    for row in rows:
+        audit = read_json(tmp_path / "work" / f"paper-{row['network']}" / "audit-quick.json")
+        assert audit["sources"] == {}
+        assert row["worst_case"] == audit["worst_case"]
+        natural = f"{100 * audit['natural']['accuracy']:.1f}"
+        assert f"| {row['network']} | {natural} | " in shown
+    with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
+        script.main()
+    assert read_json(tmp_path / "audits-two.json") == result
 
 
 @pytest.mark.parametrize("script", ["collect_run"], indirect=True)
