@@ -36,10 +36,10 @@ SEARCH = ("search", *SPACE, *OVERRIDES, *INPROCESS)
 BY_FLAGS = ("search.evaluations", "retraining.candidates")
 REST = tuple(word for each in TINY if not each.startswith(BY_FLAGS) for word in ("--set", each))
 FOLDER = ("--set", "data.name=folder", "--set", "data.image_size=8", "--set", "data.classes=2")
-
-pytestmark = pytest.mark.usefixtures("brief_audits")
 RESNET20 = ("--space", str(SPACES / "resnet20.yaml"))
 Capture = pytest.CaptureFixture[str]
+
+pytestmark = pytest.mark.usefixtures("brief_audits")
 
 
 def call(*arguments: str) -> int:

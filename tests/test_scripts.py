@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import random
 import re
 import runpy
@@ -782,7 +783,26 @@ def test_searches_of_several_seeds_are_made_once_beside_the_uniform_networks(
     assert json.loads(result.read_text()) == found
 
 
-@pytest.mark.parametrize("script", ["readme_tables"], indirect=True)
+@pytest.mark.parametrize("script", ["tables.papers"], indirect=True)
+def test_claims_of_the_paper_come_with_their_standard_errors(script: ModuleType) -> None:
+    assert script.Share([50.0], 100).error == pytest.approx(5)  # of 100 images one seed attacked
+    assert script.Share([1.0, 3.0, 5.0], 100).error == pytest.approx(2 / math.sqrt(3))
+    shown = script.claim("resnet20", "natural", "mbn3x1", "mbn1x3")
+    paper = "| paper, resnet20 |  | 87.2 - 87.5 = -0.4 | 14.3 - 9.1 = +5.2 | – | 1.0 times |"
+    assert paper in shown
+    assert "32x32" not in shown  # there FastAT was studied
+    kept = {
+        each["network"]: 100 * each["worst_case"]["accuracy"]
+        for each in read_json(script.RESULTS / f"{script.AUDITED_ALIKE}.json")["measured"][
+            "networks"
+        ]
+    }
+    one, other = (kept[f"resnet20-{each}-taught-cpu"] for each in ("mbn3x1", "mbn1x3"))
+    error = math.sqrt((one * (100 - one) + other * (100 - other)) / 500)
+    assert f"| {one:.1f} - {other:.1f} = {one - other:+.1f} ({error:.1f}) |" in shown
+
+
+@pytest.mark.parametrize("script", ["tables.searches"], indirect=True)
 def test_the_find_of_a_search_is_told_by_validation_images_not_by_what_it_keeps(
     script: ModuleType,
 ) -> None:
@@ -795,7 +815,7 @@ def test_the_find_of_a_search_is_told_by_validation_images_not_by_what_it_keeps(
     assert first == ["the one that withstands most when searched", "1", "2.00", "50.0", "–"]
 
 
-@pytest.mark.parametrize("script", ["readme_tables"], indirect=True)
+@pytest.mark.parametrize("script", ["tables.searches"], indirect=True)
 def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds(
     script: ModuleType,
 ) -> None:

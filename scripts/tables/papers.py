@@ -1,0 +1,258 @@
+"""Tables of the paper's formats: its rows, how they were trained, its claims."""
+
+import csv
+import math
+import shlex
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from tables.cells import (
+    RESULTS,
+    Result,
+    error_of_mean,
+    machine,
+    over_seeds,
+    percent,
+    read,
+    spread,
+    table,
+    worst,
+)
+
+
+def audits(result: Result) -> str:
+    """What audits by the same code leave of several networks."""
+    measured = result["measured"]
+    first = measured["networks"][0]
+    header = ["network", "natural", "PGD-20, STE, last iterate", "every", "worst case"]
+    rows = []
+    for each in measured["networks"]:
+        paper = each["paper"]["PGD-20"]
+        attacked = (paper[way]["mean"] for way in ("last iterate", "every iterate"))
+        natural = percent(each["natural"]["accuracy"])
+        rows.append([each["network"], natural, *map(percent, attacked), worst(each)])
+    described = (
+        f"`{result['command']}` ({machine(result)}). Seed {first['seed']}, {measured['effort']} "
+        f"audits; percent of {first['images']} test images, with the 95 % interval of the worst "
+        "case."
+    )
+    return f"{described}\n\n{table(header, rows)}"
+
+
+def paper(result: Result) -> str:
+    """Rows of the paper's tables, the published figures beside; mean and deviation over seeds."""
+    measured = result["measured"]
+    first, seeds = measured[0], sorted({each["seed"] for each in measured})
+    several = len(seeds) > 1
+    described = (
+        f"`{result['command']}` ({machine(result)}). Seed{'s' * several} "
+        f"{', '.join(map(str, seeds))}; natural accuracy on {first['images']} test images, PGD "
+        f"through the straight-through estimator on the first {first['attacked']}, mean of "
+        f"{first['runs']} runs; the quick audit's worst case and its one run of PGD-20 on the "
+        f"first {first['audited']}; ± is the standard deviation over "
+        f"{'seeds' if several else 'runs'}. 1e8 BOPS; from `paper:` on, what the paper says."
+    )
+    parts = [described]
+    for training in dict.fromkeys(each["training"] for each in measured):
+        rows = []
+        of_training = [each for each in measured if each["training"] == training]
+        for format_ in dict.fromkeys(each["format"] for each in of_training):
+            equal = [each for each in of_training if each["format"] == format_]
+            rows.append(
+                [
+                    format_,
+                    f"{equal[0]['bops'] / 1e8:.3f}",
+                    over_seeds([each["natural"] for each in equal]),
+                    *(
+                        over_seeds([each[attack]["mean"] for each in equal])
+                        if several
+                        else spread(equal[0][attack])
+                        for attack in ("pgd20 last", "pgd20 every", "pgd50 last", "pgd50 every")
+                    ),
+                    over_seeds([each["audited pgd20 last"] for each in equal]),
+                    over_seeds([each["worst case"]["accuracy"] for each in equal]),
+                    *(
+                        equal[0]["paper"][figure] or "–"
+                        for figure in ("bops_1e8", "top1", "pgd20", "pgd50")
+                    ),
+                ]
+            )
+        columns = ["BOPS", "natural", "PGD-20 last", "every", "PGD-50 last", "every"]
+        columns += ["audit: PGD-20 last", "worst case"]
+        columns += ["paper: BOPS", "natural", "PGD-20", "PGD-50"]
+        parts.append(table([training, *columns], rows))
+    return "\n\n".join(parts)
+
+
+def trainings(results: dict[str, Result]) -> str:
+    """Rows of several results, most accurate first, and by which recipe; results by name."""
+    header = ["result", "epochs", "in all", "start", "teacher", "by, learning rate", "in", "decay"]
+    header += ["natural %", "worst case %", "loss, test", "training"]
+    rows = []
+    for name, result in results.items():
+        changes = changed(result)
+        optimizer = changes.get("retraining.optimizer", "adam").capitalize()
+        for each in result["measured"]:
+            before = begun(result, results)
+            told = [
+                str(each["epochs"]),
+                "" if before is None else str(before + each["epochs"]),
+                *(network_of(changes, role) for role in ("start", "teacher")),
+                f"{optimizer} {changes.get('retraining.learning_rate', '')}",
+                each.get("precision", ""),
+                changes.get("retraining.weight_decay", ""),
+            ]
+            reached = [percent(each["natural"]), percent(each["worst case"]["accuracy"])]
+            losses = (each.get(loss) for loss in ("loss", "training loss"))
+            reached += ["" if loss is None else f"{loss:.2f}" for loss in losses]
+            label = name if len(result["measured"]) == 1 else f"{name}, {each['format']}"
+            rows.append((each["format"], -each["natural"], [label, *told, *reached]))
+    return table(header, [row for _, _, row in sorted(rows)])
+
+
+def changed(result: Result) -> dict[str, str]:
+    """What a command changed in the settings."""
+    return dict(word.split("=", 1) for word in shlex.split(result["command"]) if "=" in word)
+
+
+def network_of(changes: dict[str, str], role: str) -> str:
+    """The name of the result that a training began with or learned from; empty for none."""
+    return Path(changes.get(f"retraining.{role}", "")).stem.removeprefix("paper-")
+
+
+def begun(result: Result, results: dict[str, Result]) -> int | None:
+    """How many epochs a training's start had, and the start of that; None where one is not kept."""
+    start = network_of(changed(result), "start")
+    if not start:
+        return 0
+    if start not in results:
+        return None
+    (network,) = results[start]["measured"]
+    before = begun(results[start], results)
+    return None if before is None else before + int(network["epochs"])
+
+
+@dataclass(frozen=True)
+class Share:
+    """Percent of so many test images, one value for each seed."""
+
+    values: list[float]
+    images: int
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def error(self) -> float:
+        """Of the mean: by the seeds, or by the images where there is but one seed."""
+        if len(self.values) > 1:
+            return error_of_mean(self.values)
+        return math.sqrt(self.mean * (100 - self.mean) / self.images)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Networks of one format that were trained alike.
+
+    ``shares`` are natural accuracy, PGD-20 through STE at its last iterate, and the worst case.
+    """
+
+    shares: tuple[Share, Share, Share]
+    bops: int | None
+
+
+PAPER = RESULTS.parent / "paper.csv"
+AUDITED_ALIKE = "audits-resnet20-cpu"
+
+
+PLACES = {
+    "ResNet-8 at 16x16": ("paper-resnet8-cpu",),
+    "ResNet-8 at 32x32": ("study-surrogates-32",),
+    "ResNet-20, 17 epochs": (
+        "paper-resnet20-mbn3x1-taught-cpu",
+        "paper-resnet20-mbn1x3-taught-cpu",
+        "paper-resnet20-pact2x2-taught-cpu",
+    ),
+    "ResNet-20, 5 epochs": ("paper-fastat-resnet20-cpu",),
+}
+"""Where several formats were trained alike, and the results that hold them."""
+
+
+def claim(model: str, training: str, of: str, over: str) -> str:
+    """How many more images one format keeps than another by the paper and here."""
+    with PAPER.open(newline="") as lines:
+        published = {
+            row["format"]: row
+            for row in csv.DictReader(lines)
+            if (row["model"], row["training"], row["dataset"]) == (model, training, "cifar10")
+        }
+    one, other = published[of], published[over]
+    natural, pgd20 = (more(float(one[key]), float(other[key])) for key in ("top1", "pgd20"))
+    times = fewer(float(one["bops_1e8"]), float(other["bops_1e8"]))
+    rows = [[f"paper, {model}", "", natural, pgd20, "–", times]]
+    for place, names in PLACES.items():
+        a, b = (alike(names, training, each) for each in (of, over))
+        if a and b:
+            leads = [
+                f"{more(x.mean, y.mean)} ({math.hypot(x.error, y.error):.1f})"
+                for x, y in zip(a.shares, b.shares, strict=True)
+            ]
+            times = fewer(a.bops, b.bops) if a.bops and b.bops else "–"
+            rows.append([place, str(len(a.shares[0].values)), *leads, times])
+    header = [f"{of} against {over}", "seeds", "natural", "PGD-20", "worst case", "fewer BOPS"]
+    return table(header, rows)
+
+
+def more(one: float, other: float) -> str:
+    return f"{one:.1f} - {other:.1f} = {one - other:+.1f}"
+
+
+def fewer(one: float, other: float) -> str:
+    return f"{other / one:.1f} times"
+
+
+def alike(names: tuple[str, ...], training: str, format_: str) -> Alike | None:
+    """What these results hold of a format."""
+    for name in names:
+        found = (studied if name.startswith("study") else tabled)(name, training, format_)
+        if found:
+            return found
+    return None
+
+
+def studied(name: str, training: str, format_: str) -> Alike | None:
+    """From a study of surrogates, the default one."""
+    measured = read(name)["measured"]
+    rows = measured["by seed"].get(f"polynomial {format_}")
+    if training != "fastat" or rows is None:
+        return None
+    natural, pgd20, worst = (
+        Share([row[key] for row in rows], measured["images"])
+        for key in ("natural", "PGD-20, ste, last", "worst")
+    )
+    return Alike((natural, pgd20, worst), None)
+
+
+def tabled(name: str, training: str, format_: str) -> Alike | None:
+    """From rows of the paper's tables; worst cases by one version of the audit where known."""
+    of_training = (row for row in read(name)["measured"] if row["training"] == training)
+    rows = [row for row in of_training if row["format"] == format_]
+    if not rows:
+        return None
+    audited = {
+        f"paper-{each['network']}": [each["worst_case"]["accuracy"]]
+        for each in read(AUDITED_ALIKE)["measured"]["networks"]
+    }
+    worst = audited.get(name, [row["worst case"]["accuracy"] for row in rows])
+    kinds = (
+        ([row["natural"] for row in rows], "images"),
+        ([row["pgd20 last"]["mean"] for row in rows], "attacked"),
+        (worst, "audited"),
+    )
+    natural, pgd20, worst_case = (
+        Share([100 * each for each in values], rows[0][images]) for values, images in kinds
+    )
+    return Alike((natural, pgd20, worst_case), rows[0]["bops"])
