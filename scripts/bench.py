@@ -2,8 +2,10 @@
 
 import argparse
 import filecmp
+import functools
 import json
 import math
+import operator
 import shlex
 import shutil
 import statistics
@@ -78,6 +80,18 @@ class ExpandedConv2d(torch.nn.Module):
         assert isinstance(layer.activations, ActivationQuantizer)
         self.row, self.weight = layer.row, layer.weight
         self.weights, self.activations = layer.weights, layer.activations
+        self.kept: list[Tensor] | None = None
+
+    def freeze(self) -> None:
+        """Keep the weight bases, which are computed in every pass otherwise."""
+        with torch.no_grad():
+            self.kept = self.bases(mbnas.Surrogate.STE)
+
+    def bases(self, surrogate: mbnas.Surrogate) -> list[Tensor]:
+        """B_m, each (C_out, C_in, k, k)."""
+        W, u = self.weight, self.weights.u
+        one, standard = W.new_ones(1), of_weight(W)
+        return [staircase(W, u[m : m + 1], one, surrogate, standard) for m in range(len(u))]
 
     def forward(
         self,
@@ -87,21 +101,19 @@ class ExpandedConv2d(torch.nn.Module):
         weight_surrogate: mbnas.Surrogate = mbnas.Surrogate.STE,
     ) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."""
-        u, alpha = self.weights.u, self.weights.alpha.squeeze(-1)
-        v, beta = self.activations.v, self.activations.beta
-        z, W = norm(x), self.weight
-        one = W.new_ones(1)
-        standard, identity = of_weight(W), unchanged(z)
-        B = [staircase(W, u[m : m + 1], one, weight_surrogate, standard) for m in range(len(u))]
+        alpha, v, beta = self.weights.alpha.squeeze(-1), self.activations.v, self.activations.beta
+        z = norm(x)
+        one, identity = z.new_ones(1), unchanged(z)
+        B = self.bases(weight_surrogate) if self.kept is None else self.kept
         A = [staircase(z, v[n : n + 1], one, surrogate, identity) for n in range(len(v))]
         stride, padding = self.row.stride, self.row.kernel // 2
-        return sum(
+        return functools.reduce(
+            operator.add,
             (
                 alpha[m] * beta[n] * F.conv2d(A[n], B[m], stride=stride, padding=padding)
                 for m in range(len(B))
                 for n in range(len(A))
             ),
-            torch.zeros(()),
         )
 
 

@@ -38,6 +38,9 @@ def phases(
     optimizer = torch.optim.Adam(network.parameters())
     recipe = Recipe(epochs=1, precision=precision)
     frozen, rng = freeze(network), torch.Generator()
+    for layer in frozen.convolutions.values():
+        if isinstance(layer, bench.ExpandedConv2d):
+            layer.freeze()
 
     def learn(images: torch.Tensor) -> None:
         optimizer.zero_grad()

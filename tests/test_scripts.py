@@ -1001,6 +1001,10 @@ def test_the_expanded_peer_computes_the_same_function(script: ModuleType) -> Non
     found = script.expanded(peer)(x)
     torch.testing.assert_close(found, network(x))
     assert {type(each) for each in peer.convolutions.values()} == {script.ExpandedConv2d}
+    for layer in peer.convolutions.values():
+        layer.freeze()
+    with mock.patch.object(script.ExpandedConv2d, "bases", side_effect=AssertionError):
+        torch.testing.assert_close(peer(x), found)
 
 
 @pytest.mark.parametrize("script", ["bench"], indirect=True)
