@@ -19,7 +19,7 @@ from victims import grey, masked
 
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
-from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, begun_with, page, withstanding
+from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, begun_with, page
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.checks import Check, judge, percent
 from mbnas.auditing.evidence import (
@@ -482,11 +482,31 @@ def test_what_each_source_breaks_counts_in_whatever_order_they_are_tried(tmp_pat
         mock.patch("mbnas.auditing.evidence._attacks", lambda _, __, tried, ___: tried),
     ):
         alone, after = (
-            gather(case, PLAN, {name: (name, None) for name in order}, ledger).worst
+            gather(case, PLAN, {name: [(name, None)] for name in order}, ledger).worst
             for order in ("a", "ba")  # a is tried before an interrupt, and b then comes first
         )
     assert alone.any()
     assert not after.any()
+
+
+@pytest.mark.parametrize(("found", "strongest"), [(4, "margin, own"), (5, "cross-entropy, other")])
+def test_of_attacks_that_find_as_much_one_through_the_threats_surrogate_is_strongest(
+    tmp_path: Path, found: int, strongest: str
+) -> None:
+    own, other = THREAT.surrogate, another(THREAT.surrogate)
+    numbers = torch.arange(16)
+    sweep = {
+        ("cross-entropy", own): numbers >= 0,
+        ("cross-entropy", other): numbers >= found,
+        ("margin", own): numbers >= 4,
+    }
+    case = Case(honest(), IMAGES.first(16), THREAT, 0)
+    ledger = Ledger(Journal(tmp_path / "journal"), {}, lambda _: None)
+    with mock.patch("mbnas.auditing.evidence._swept", lambda *_: (numbers >= 0, sweep)):
+        evidence = gather(case, PLAN, {}, ledger)
+    words = {"own": own, "other": other}
+    loss, _, surrogate = strongest.partition(", ")
+    assert evidence.strongest == f"{loss}, {words[surrogate]}"
 
 
 @pytest.mark.parametrize(("steps", "longer"), [(20, True), (10, False)])
@@ -546,15 +566,15 @@ def test_the_loss_rises_alike_whatever_the_batches(monkeypatch: pytest.MonkeyPat
 
 def test_the_short_worst_case_is_at_most_any_of_its_parts_and_finds_what_hides() -> None:
     case = Case(honest(), IMAGES, THREAT, 0)
-    left = withstanding(case, 100, case.natural())
+    left = rescoring.withstanding(case, 100, case.natural())
     for loss, surrogate in (("margin", THREAT.surrogate), ("cross-entropy", Surrogate.STE)):
         alone = case.standing(
             case.pgd(loss, surrogate, 10), case.through(surrogate), case.natural()
         )
         assert left.sum() <= alone.sum() + 1  # starts are random
-    assert not (withstanding(case, 1, left) & ~left).any()
+    assert not (rescoring.withstanding(case, 1, left) & ~left).any()
     shattered = Case(Shattered(), IMAGES, THREAT, 0)
-    hidden = withstanding(shattered, 400, shattered.natural())
+    hidden = rescoring.withstanding(shattered, 400, shattered.natural())
     by_gradient = shattered.by_the_paper(20, 0)[0]
     assert hidden.float().mean() < by_gradient.float().mean() - 0.1
 
@@ -582,7 +602,7 @@ def test_what_follows_the_sweep_takes_its_strongest_surrogate(leads: Surrogate) 
     twin = {"twin": masked(Surrogate.POLYNOMIAL)}
     left = {
         name: int(case.standing(attack, model, case.natural()).sum())
-        for name, (attack, model) in _attacks(case, SHORT, twin, ("margin", leads)).items()
+        for name, [(attack, model), *_] in _attacks(case, SHORT, twin, ("margin", leads)).items()
     }
     assert left.pop(f"{SQUARE}1 queries") == len(GREY)
     assert set(left.values()) == {0}
@@ -676,18 +696,29 @@ def test_what_falls_within_eps_counts_wherever_the_curve_finds_it(tmp_path: Path
 
 def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
+    begun: list[float] = []
 
-    def pgd(_: object, x: Tensor, __: Tensor, *, steps: int, **___: object) -> Tensor:
+    def pgd(
+        _: object,
+        x: Tensor,
+        __: Tensor,
+        *,
+        steps: int,
+        generator: torch.Generator,
+        **___: object,
+    ) -> Tensor:
         made.append(steps)
+        begun.append(float(torch.rand(1, generator=generator)))
         return x
 
     monkeypatch.setattr("mbnas.auditing.case.pgd", pgd)
     x, y = GREY.gather(slice(None))
     case, plan = hidden(Surrogate.TANH, Surrogate.TANH), replace(SHORT, sweep=3, doublings=2)
-    for name, (attack, model) in _attacks(case, plan, {}, ("margin", Surrogate.TANH)).items():
-        if name.startswith(DOUBLED):
+    for name, attempts in _attacks(case, plan, {}, ("margin", Surrogate.TANH)).items():
+        for attack, model in attempts if name.startswith(DOUBLED) else ():
             attack(model, x, y)
     assert made == [6] * 2 + [12] * 4
+    assert len(set(begun)) == len(made)
 
 
 def test_attacks_are_as_long_as_the_plan_says_and_on_their_losses() -> None:
@@ -696,7 +727,7 @@ def test_attacks_are_as_long_as_the_plan_says_and_on_their_losses() -> None:
         replace(SHORT, apgd=7, targets=3, queries=9),
     )
     found = _attacks(case, plan, {}, ("margin", Surrogate.TANH))
-    asked = {name: attack.keywords for name, (attack, _) in found.items()}
+    asked = {name: attack.keywords for name, [(attack, _), *_] in found.items()}
     for name, loss in (("APGD-CE", losses.cross_entropy), ("APGD-DLR", losses.logit_ratio)):
         assert (asked[name]["steps"], asked[name]["loss"]) == (7, loss)
     assert (asked["APGD-T"]["steps"], asked["APGD-T"]["targets"]) == (7, 3)
@@ -719,7 +750,7 @@ def test_images_without_a_gradient_are_counted_through_the_surrogate_that_is_ask
 @pytest.mark.parametrize("own", list(Surrogate))
 def test_the_short_worst_case_sees_through_two_surrogates(own: Surrogate) -> None:
     cases = {leads: hidden(leads, own) for leads in Surrogate}
-    left = {leads: withstanding(case, 1, case.natural()) for leads, case in cases.items()}
+    left = {leads: rescoring.withstanding(case, 1, case.natural()) for leads, case in cases.items()}
     assert {leads for leads, mask in left.items() if not mask.any()} == {own, another(own)}
     assert sum(int(mask.sum()) for mask in left.values()) == 3 * len(GREY)
 

@@ -13,13 +13,10 @@ from victims import batch, certain, counting, linear, seeded, uphill
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
 from mbnas.attacks import (
-    Model,
     apgd,
-    broken,
     fgsm,
     n_fgsm,
     pgd,
-    restarted,
     square,
     uniform_start,
 )
@@ -316,25 +313,3 @@ def test_a_targeted_attack_goes_for_its_class() -> None:
         stop_when_broken=False,
     )
     assert (five(adversarial).argmax(1) == target).float().mean() > 0.9
-
-
-def test_restarts_go_on_until_an_image_is_broken_and_no_longer() -> None:
-    x, y = torch.full((6, 1, 1, 1), 0.5), torch.zeros(6, dtype=torch.long)
-    attacked = []
-
-    def model(z: Tensor) -> Tensor:
-        wrong = (z.flatten() > 0.5).float()
-        return torch.stack((1 - wrong, wrong), dim=1)
-
-    def attack(_model: Model, z: Tensor, _y: Tensor) -> Tensor:
-        attacked.append(len(z))
-        moved = z.clone()
-        moved[:2] = 1  # breaks two images a time
-        return moved
-
-    adversarial = restarted(attack, model, x, y, restarts=9)
-    assert broken(model, adversarial, y).all()
-    assert attacked == [6, 4, 2]
-    attacked.clear()
-    assert broken(model, restarted(attack, model, x, y, restarts=2), y).sum() == 4
-    assert torch.equal(x, torch.full((6, 1, 1, 1), 0.5))

@@ -12,7 +12,6 @@ from mbnas.attacks.common import (
     Model,
     broken,
     require_images,
-    restarted,
     right,
     uniform_start,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "n_fgsm",
     "pgd",
     "require_images",
-    "restarted",
     "right",
     "square",
     "uniform_start",

@@ -1,4 +1,4 @@
-"""What attacks share: their types, the random start, restarts, who is broken."""
+"""What attacks share: their types, the random start, who is broken."""
 
 from __future__ import annotations
 
@@ -57,18 +57,6 @@ def uniform_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     """A uniform point of the eps-ball around each image, clipped to [0, 1]; shape of ``x``."""
     noise = uniform(x, generator) * 2 - 1
     return (x + eps * noise).clamp(0, 1)
-
-
-def restarted(attack: Attack, model: Model, x: Tensor, y: Tensor, restarts: int) -> Tensor:
-    """Attack up to ``restarts`` times, each time only the images that still stand."""
-    adversarial = x.clone()
-    standing = torch.arange(len(x), device=x.device)
-    for _ in range(restarts):
-        adversarial[standing] = attack(model, x[standing], y[standing])
-        standing = standing[~broken(model, adversarial[standing], y[standing])]
-        if len(standing) == 0:
-            break
-    return adversarial
 
 
 @torch.no_grad()

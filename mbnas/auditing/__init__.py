@@ -1,6 +1,6 @@
 """How robust a network is when everything is tried."""
 
-from mbnas.auditing.auditor import Audit, audit, begun_with, feasible, withstanding
+from mbnas.auditing.auditor import Audit, audit, begun_with, feasible
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Verdict
 from mbnas.auditing.efforts import PLANS, Plan
@@ -14,5 +14,4 @@ __all__ = [
     "audit",
     "begun_with",
     "feasible",
-    "withstanding",
 ]

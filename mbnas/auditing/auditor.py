@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mbnas.attacks import square
 from mbnas.auditing import autoattack
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
-from mbnas.evaluation import Steered, another, require_evaluation_mode, require_sound
+from mbnas.evaluation import Steered, require_evaluation_mode, require_sound
 from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.ledger import Ledger, origin_of
@@ -103,19 +101,3 @@ def feasible(plan: Plan) -> Plan:
         return plan
     log.warning('AutoAttack is left out; pip install "mbnas[autoattack]" to run it, too')
     return replace(plan, autoattack=False)
-
-
-def withstanding(case: Case, queries: int, before: Tensor) -> Tensor:
-    """Which images (n,) a short worst case leaves of those that stood ``before``.
-
-    Two attacks that share nothing, then Square.
-
-    The margin through the threat model's surrogate, rescaled cross-entropy through another one,
-    each with the iterations of the threat model, and ``queries`` of the gradient-free Square.
-    """
-    own, steps = case.threat.surrogate, case.threat.steps
-    left = before
-    for loss, surrogate in (("margin", own), ("rescaled cross-entropy", another(own))):
-        left = case.standing(case.pgd(loss, surrogate, steps), case.through(surrogate), left)
-    search = partial(square, eps=case.threat.eps, queries=queries, generator=case.rng("square"))
-    return case.standing(search, case.through(own), left)

@@ -1,8 +1,9 @@
 """What the evidence says, check by check: a figure, its threshold, a verdict and a sentence.
 
-Thresholds are in percentage points of all audited images. Between PGD-20 and AutoAttack, networks
-that were trained adversarially lose 2.5 to 5 points (Croce & Hein 2020, Table 2); the signs of
-masked gradients are those of Athalye et al. (2018, Sec. 3.1) and Carlini et al. (2019, Sec. 3-4).
+Thresholds are in percentage points of all audited images, but those of growing eps, which is tried
+on the plan's ``curve_images``. Between PGD-20 and AutoAttack, networks that were trained
+adversarially lose 2.5 to 5 points (Croce & Hein 2020, Table 2); the signs of masked gradients are
+those of Athalye et al. (2018, Sec. 3.1) and Carlini et al. (2019, Sec. 3-4).
 """
 
 from __future__ import annotations

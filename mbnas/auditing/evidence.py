@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mbnas import losses
-from mbnas.attacks import Attack, Model, apgd, apgd_targeted, restarted, square
+from mbnas.attacks import Attack, Model, apgd, apgd_targeted, square
 from mbnas.auditing import autoattack
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.efforts import Plan
@@ -22,6 +22,8 @@ RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows
 DOUBLED, SQUARE, AUTOATTACK, TRANSFER = "PGD, ", "Square, ", "AutoAttack", "transfer from "
 Pair = tuple[str, Surrogate]
 """A loss and the surrogate its gradient takes."""
+Attempts = Sequence[tuple[Attack, Model]]
+"""One attack from several random starts, each on the network as it sees it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Evidence:
         sweep: of these, under each attack of the sweep, ``<loss>, <surrogate>``; each begins with
             all of them. Cross-entropy through the threat's surrogate is ``scored`` itself where the
             sweep takes no more steps.
-        strongest: which of the sweep left the fewest.
+        strongest: which of the sweep left the fewest of what is ``scored``; of several the first
+            through the threat's own surrogate, if one is.
         swept: under all of the above, noise, and what is within eps of the curve over it.
         standing: after each further attack in turn, of those that stood before.
         noise: of the natural ones, under every random perturbation.
@@ -73,7 +76,8 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     noise = ledger.mask("noise", partial(case.noise, plan.noises, natural))
     last, every = _by_the_paper(case, plan, ledger)
     scored, sweep = _swept(case, plan, ledger, natural)
-    strongest = min(sweep, key=lambda pair: int(sweep[pair].sum()))
+    own = case.threat.surrogate
+    strongest = min(sweep, key=lambda pair: (int(sweep[pair].sum()), pair[1] is not own))
     alone = (natural, noise, scored, *sweep.values(), *last.values(), *every.values())
     swept = torch.cat([masks.view(-1, len(natural)) for masks in alone]).all(dim=0)
     few = case.first(plan.curve_images)
@@ -84,12 +88,14 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     further = _attacks(case, plan, sources, strongest)
     standing: dict[str, Tensor] = {}
     left, settled = swept, False
-    for name, (attack, model) in further.items():
+    for name, attempts in further.items():
         if settled and name.startswith(DOUBLED):
             continue
         before = left
-        # What was measured before an interrupt may have begun with more than is left now.
-        left = before & ledger.mask(name, partial(case.standing, attack, model, before))
+        for start, (attack, model) in enumerate(attempts, start=1):
+            entry = name if len(attempts) == 1 else f"{name}: {start}"
+            # What was measured before an interrupt may have begun with more than is left now.
+            left = left & ledger.mask(entry, partial(case.standing, attack, model, left))
         settled = name.startswith(DOUBLED) and torch.equal(before, left)
         standing[name] = left
     return Evidence(
@@ -127,7 +133,7 @@ def count(plan: Plan, sources: int) -> int:
         + len(_pairs(plan, Surrogate.STE))
         + 3
         + bool(plan.targets)
-        + plan.doublings
+        + 2 * ((1 << plan.doublings) - 1)
         + sources
         + plan.autoattack
         + radii
@@ -169,35 +175,38 @@ def _swept(
 
 def _attacks(
     case: Case, plan: Plan, sources: Mapping[str, Steered], strongest: Pair
-) -> dict[str, tuple[Attack, Model]]:
+) -> Mapping[str, Attempts]:
     """What is tried on the images that stand after the sweep, in this order."""
     loss, surrogate = strongest
     eps, steered = case.threat.eps, case.through(surrogate)
-    attacks: dict[str, Attack] = {
-        f"APGD-{name}": partial(
-            apgd, eps=eps, steps=plan.apgd, generator=case.rng("apgd", name), loss=each
-        )
+    attacks: dict[str, list[Attack]] = {
+        f"APGD-{name}": [
+            partial(apgd, eps=eps, steps=plan.apgd, generator=case.rng("apgd", name), loss=each)
+        ]
         for name, each in (("CE", losses.cross_entropy), ("DLR", losses.logit_ratio))
     }
     if plan.targets:
-        attacks["APGD-T"] = partial(
-            apgd_targeted,
-            eps=eps,
-            steps=plan.apgd,
-            targets=plan.targets,
-            generator=case.rng("apgd-t"),
-        )
+        attacks["APGD-T"] = [
+            partial(
+                apgd_targeted,
+                eps=eps,
+                steps=plan.apgd,
+                targets=plan.targets,
+                generator=case.rng("apgd-t"),
+            )
+        ]
     for doubling in range(1, plan.doublings + 1):
         steps, starts = plan.sweep * 2**doubling, 2**doubling
-        attacks[f"{DOUBLED}{steps} steps, {starts} starts"] = partial(
-            restarted, case.pgd(loss, surrogate, steps), restarts=starts
-        )
-    attacks[f"{SQUARE}{plan.queries} queries"] = partial(
-        square, eps=eps, queries=plan.queries, generator=case.rng("square")
-    )
+        attacks[f"{DOUBLED}{steps} steps, {starts} starts"] = [
+            partial(case.pgd(loss, surrogate, steps), generator=case.rng(DOUBLED, steps, start))
+            for start in range(starts)
+        ]
+    attacks[f"{SQUARE}{plan.queries} queries"] = [
+        partial(square, eps=eps, queries=plan.queries, generator=case.rng("square"))
+    ]
     if plan.autoattack:
-        attacks[AUTOATTACK] = partial(autoattack.standard, eps=eps, seed=case.seed)
-    white_box = {name: (attack, steered) for name, attack in attacks.items()}
+        attacks[AUTOATTACK] = [partial(autoattack.standard, eps=eps, seed=case.seed)]
+    direct = {name: [(each, steered) for each in starts] for name, starts in attacks.items()}
     own = case.threat.surrogate
 
     def far() -> Attack:
@@ -205,9 +214,9 @@ def _attacks(
         return partial(case.pgd("cross-entropy", own, plan.sweep), stop_when_broken=False)
 
     transfer = {
-        f"{TRANSFER}{name}": (far(), through(source, own)) for name, source in sources.items()
+        f"{TRANSFER}{name}": [(far(), through(source, own))] for name, source in sources.items()
     }
-    return white_box | transfer
+    return direct | transfer
 
 
 def _curve(

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mbnas.assignment import Assignment
-from mbnas.auditing import Case, withstanding
-from mbnas.evaluation import BATCH, at_last_and_every, through
+from mbnas.attacks import square
+from mbnas.auditing import Case
+from mbnas.evaluation import BATCH, another, at_last_and_every, through
 from mbnas.final import reported
 from mbnas.images import Images
 from mbnas.journal import Journal
@@ -51,6 +53,22 @@ def rescored(
 
         side_by_side(partial(_attacked, problem, images), lambda: next(todo, None), keep, threads)
     return {record["id"]: record["worst_case"] for record in journal.read()}
+
+
+def withstanding(case: Case, queries: int, before: Tensor) -> Tensor:
+    """Which images (n,) a short worst case leaves of those that stood ``before``.
+
+    Two attacks that share nothing, then Square.
+
+    The margin through the threat model's surrogate, rescaled cross-entropy through another one,
+    each with the iterations of the threat model, and ``queries`` of the gradient-free Square.
+    """
+    own, steps = case.threat.surrogate, case.threat.steps
+    left = before
+    for loss, surrogate in (("margin", own), ("rescaled cross-entropy", another(own))):
+        left = case.standing(case.pgd(loss, surrogate, steps), case.through(surrogate), left)
+    search = partial(square, eps=case.threat.eps, queries=queries, generator=case.rng("square"))
+    return case.standing(search, case.through(own), left)
 
 
 def _attacked(problem: Problem, images: Images, assignment: Assignment) -> dict[str, Any]:
