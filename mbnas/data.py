@@ -144,7 +144,7 @@ def _split(settings: DataSettings, *, train: bool) -> Images:
         return _cifar(settings.name, root, train=train)
     splits = {"train", "val", "test"} & {*folders.subfolders(root)}
     if settings.name == "imagenet" and ((train and "train" not in splits) or splits <= {"train"}):
-        _unpack_imagenet(root)
+        _unpack_imagenet(root, ("train", "val") if train else ("val",))
     return folders.read(root, settings.image, train=train)
 
 
@@ -175,11 +175,11 @@ def _cifar(name: Literal["cifar10", "cifar100"], root: Path, *, train: bool) -> 
     return Images.of(pixels, torch.tensor(found.targets))
 
 
-def _unpack_imagenet(root: Path) -> None:
-    """Let torchvision unpack the archives of ILSVRC 2012 into ``train/`` and ``val/``."""
+def _unpack_imagenet(root: Path, splits: tuple[str, ...]) -> None:
+    """Let torchvision unpack the archives of ILSVRC 2012 into ``train/`` or ``val/``."""
     datasets = _torchvision_datasets()
     try:
-        for split in ("train", "val"):
+        for split in splits:
             datasets.ImageNet(root, split=split)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -196,14 +196,27 @@ def _decode_all(paths: list[Path], image: Shape, target: Path) -> None:
     with target.open("w+b") as file:  # np.memmap would append .npy to the temporary name
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *image)}
         np.lib.format.write_array_header_2_0(file, header)
+        mistakes: list[str] = []
+
+        def decoded(path: Path) -> bytes:
+            try:
+                return _decode(path, image).tobytes()
+            except DataError as mistake:
+                mistakes.append(str(mistake))
+                return b""
+
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,
             bar(f"reading {paths[0].parent.parent}", len(paths)) as advance,
         ):
             for start in range(0, len(paths), 1024):  # or all would wait in memory for the disk
-                for pixels in pool.map(lambda path: _decode(path, image), paths[start:][:1024]):
-                    file.write(pixels.tobytes())
+                for pixels in pool.map(decoded, paths[start:][:1024]):
+                    file.write(pixels)
                     advance("")
+    if mistakes:  # all of them: to decode a large folder anew for each takes long
+        shown = sorted(mistakes)[:5]
+        others = len(mistakes) - len(shown)
+        raise DataError("; ".join(shown) + (f"; and {others} others" if others else ""))
 
 
 def _decode(path: Path, image: Shape) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -499,6 +499,34 @@ def test_a_corrupt_image_is_named_and_leaves_no_cache(
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
+def test_corrupt_images_are_named_together(root: Path) -> None:
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    message = complaint(root)
+    named = [part for part in message.split("; ") if part.startswith("cannot read image ")]
+    assert len(set(named)) == 5
+    assert message.endswith("; and 1 others")
+
+
+def test_of_imagenet_no_more_is_unpacked_than_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[str] = []
+
+    def unpack(root: Path, split: str) -> None:
+        unpacked.append(split)
+        for name, pixels in zip(("cat", "dog"), noise(2), strict=True):
+            draw(pixels, root / split / name / "0.png")
+
+    monkeypatch.setattr(_torchvision_datasets(), "ImageNet", unpack)
+    known = {"name": "imagenet", "image_size": SIZE, "classes": 2, "validation": 1}
+    alone = DataSettings.model_validate(known | {"root": tmp_path / "alone"})
+    assert len(load_test(alone)) == 2
+    assert unpacked == ["val"]
+    assert len(folder(tmp_path / "all", name="imagenet", validation=1).test) == 2
+    assert unpacked == ["val", "train", "val"]
+
+
 def test_only_folders_are_scaled() -> None:
     with pytest.raises(DataError, match=r"are 1x8x8 .* say 1x4x4; only folders"):
         load(DataSettings(name="digits", image_size=4, validation=300), seed=0)
