@@ -48,8 +48,8 @@ def side_by_side(
 ) -> None:
     """Work on what ``following`` hands out, in threads; record each result as soon as it is there.
 
-    An interrupt loses nothing that was begun. All is done when nothing is handed out and nothing is
-    being worked on.
+    Neither an interrupt nor a failure loses what else was begun. All is done when nothing is handed
+    out and nothing is being worked on.
     """
     running: set[Future[Result]] = set()
     with one_thread_each(workers) as pool:
@@ -58,14 +58,20 @@ def side_by_side(
                 running.add(pool.submit(work, item))
             if not running:
                 return
+            done: set[Future[Result]] = set()
+            stopped: BaseException | None = None
             try:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
-            except KeyboardInterrupt:  # the pool lets go only when these are done, too
-                for future in wait(running).done:
-                    record(future.result())
-                raise
+                stopped = next(filter(None, (each.exception() for each in done)), None)
+            except KeyboardInterrupt as interrupt:
+                stopped = interrupt
+            if stopped is not None:  # the pool lets go only when the others are done, too
+                done |= wait(running).done
             for future in done:
-                record(future.result())
+                if future.exception() is None:
+                    record(future.result())
+            if stopped is not None:
+                raise stopped
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from helpers import SPACES, tiny
 
 from mbnas import config
-from mbnas.threads import one_thread_each, suited_to
+from mbnas.threads import one_thread_each, side_by_side, suited_to
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,21 @@ def test_a_failure_inside_leaves_the_number_as_it_was() -> None:
 def test_workers_compute_with_one_thread_each() -> None:
     with one_thread_each(2) as pool:
         assert list(pool.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+
+
+def test_a_failure_loses_none_of_the_others_that_were_begun() -> None:
+    todo, kept, failed = iter("abc"), list[str](), threading.Event()
+
+    def work(name: str) -> str:
+        if name == "b":
+            failed.set()
+            raise ZeroDivisionError
+        failed.wait()
+        return name
+
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(work, lambda: next(todo, None), kept.append, 3)
+    assert sorted(kept) == ["a", "c"]
 
 
 @pytest.mark.parametrize(
