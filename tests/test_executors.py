@@ -224,6 +224,18 @@ def test_a_cluster_that_does_not_answer_is_told_before_any_work() -> None:
             Executor("ray", 1, given).check()
 
 
+def test_a_cluster_of_another_version_is_told_in_one_line(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Python: 3.11.9\n")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr(Executor, "check", lambda _: None)
+    with pytest.raises(SettingsError, match=r"'host:1' \(Version mismatch: .* Python: 3.11.9\);"):
+        journal(problem, Executor("ray", 1, "host:1"), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("kind", "address", "message"),
     [

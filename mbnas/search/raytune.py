@@ -173,10 +173,13 @@ def _connect(address: str | None, workers: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        told = " ".join(str(error).split())  # other versions of Ray and Python take many lines
         raise SettingsError(
-            f"no Ray cluster at --address {address!r} ({error}); start one with "
-            "`ray start --head`, or leave --address out to run on this machine"
+            f"no Ray cluster to work with at --address {address!r} ({told}); start one with "
+            "`ray start --head` in this environment, or leave --address out to run on this machine"
         ) from None
     if signal.getsignal(signal.SIGTERM) is not on_termination:  # Ray would end without a word
         signal.signal(signal.SIGTERM, on_termination)
