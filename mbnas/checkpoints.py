@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ NETWORK_FILE = "network.safetensors"
 
 
 def network_file(path: Path) -> Path:
-    """A folder stands for the network file in it."""
+    """A folder stands for the network file in it, and ``~`` for the home folder."""
+    path = Path(os.path.expanduser(path))  # noqa: PTH111 (that of pathlib fails without a home)
     return path / NETWORK_FILE if path.is_dir() else path
 
 
@@ -145,7 +147,9 @@ def _describe(path: Path) -> tuple[Settings, str | None]:
             f"checkpoint {str(path)!r} was written by another version of mbnas ({mistake}); "
             "read it with that one, or train it anew"
         ) from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (SafetensorError, ValueError, KeyError, TypeError):
         raise _foreign(path) from None
 
 
@@ -161,7 +165,9 @@ def _fill(path: Path, module: nn.Module) -> None:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         module.load_state_dict(state, assign=True)
-    except (SafetensorError, OSError, RuntimeError):
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (SafetensorError, RuntimeError):
         raise _foreign(path) from None
     if not all(each.isfinite().all() for each in state.values()):  # sign would hide them
         raise DataError(
@@ -169,6 +175,10 @@ def _fill(path: Path, module: nn.Module) -> None:
             "its training diverged or the file is damaged: train it anew"
         )
     module.eval()
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"cannot read checkpoint {str(path)!r}: {error.strerror or error}")
 
 
 def _foreign(path: Path) -> DataError:

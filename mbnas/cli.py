@@ -83,8 +83,8 @@ def main() -> None:
             raise
         _fail(
             f"cannot write {error.filename or 'to the run folder'}: {error.strerror}; what was "
-            "finished is safe: make room, make it writable, or name another --out; a search goes "
-            "on with --resume",
+            "finished is safe: make room, make it writable, or go on in a copy or another --out; a "
+            "search goes on with --resume",
             DataError.exit_code,
         )
 
@@ -306,7 +306,8 @@ def train(
         },
     )
     settings = config.load(space or _named_like(backbone), changes)
-    short = format_ if len(format_) < 32 else Format.parse(format_, settings.space.layers).id
+    chosen = Format.parse(format_, settings.space.layers)
+    short = str(chosen) if len(str(chosen)) < 32 else chosen.id
     words = (settings.name, short, settings.retraining.training, f"seed{settings.seed}")
     folder = out or Path("runs") / "-".join(words)
     metrics = pipeline.train_network(settings, format_, folder)
@@ -371,9 +372,11 @@ def _named_like(backbone: str | None) -> Path:
     backbones.require_known(backbone)
     path = Path(f"search_spaces/{backbone}.yaml")
     if not path.is_file():
+        spaces = sorted(str(each) for each in path.parent.glob("*.yaml"))
+        there = f"one of {', '.join(spaces)}" if spaces else "FILE, or go to the root of a checkout"
         raise SettingsError(
-            f"no space {str(path)!r} here; give the command from the root of a checkout, or "
-            f"--space FILE, whose recipe and data {backbone} is to be trained with"
+            f"no space {str(path)!r} here; say by --space whose recipe and data {backbone} is to "
+            f"be trained with: {there}"
         )
     return path
 

@@ -43,7 +43,7 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
     network, format_, settings, images = _opened(path, overrides)
     with suited_to(settings.table, settings.retraining):
         scores = parallel.led(lambda: final_scores(network, images, settings))
-    return {**described(settings, format_), "test": asdict(scores)}
+        return {**described(settings, format_), "test": asdict(scores)}
 
 
 def audit_checkpoint(
@@ -127,7 +127,7 @@ def audited(
                 plan,
                 seed=settings.seed,
                 journal=journal,
-                sources={each: frozen_network(path, images) for each, path in sources.items()},
+                sources={each: frozen_network(of, images) for each, of in sources.items()},
             )
             made = {"network": digest(path), "sources": tried, "environment": environment()}
             known = {**made, **page.record(found)}
@@ -166,12 +166,12 @@ def _known(file: Path, path: Path, settings: Settings) -> dict[str, Any] | None:
 
 def _tried(record: Mapping[str, Any] | None) -> dict[str, str]:
     """The networks whose adversarial images an audit tried, if there was one: digest to name."""
-    return {digest: name for name, digest in record["sources"].items()} if record else {}
+    return {of: name for name, of in record["sources"].items()} if record else {}
 
 
 def _require_no_more_tried(tried: Mapping[str, str], asked: AbstractSet[str], file: Path) -> None:
     """Let no audit take the place of one that has tried the adversarial images of more networks."""
-    missing = sorted(name for digest, name in tried.items() if digest not in asked)
+    missing = sorted(name for of, name in tried.items() if of not in asked)
     if missing:
         raise SettingsError(
             f"{str(file)!r} was made with adversarial images of {', '.join(missing)}, too; give "

@@ -110,6 +110,16 @@ def test_a_folder_stands_for_the_network_in_it(network_file: Path) -> None:
     assert same(load_network(network_file.parent)[0], load_network(network_file)[0])
 
 
+def test_the_home_folder_may_be_written_short(
+    network_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(network_file.parent))
+    assert same(load_network(Path("~"))[0], load_network(network_file)[0])
+    assert "no checkpoint '~nobody-of-that-name'" in complaint(
+        load_network, Path("~nobody-of-that-name")
+    )
+
+
 @pytest.mark.parametrize("load", [load_network, load_supernet])
 def test_a_missing_file_is_explained(load: Callable[[Path], object], tmp_path: Path) -> None:
     assert "no checkpoint" in complaint(load, tmp_path / NETWORK_FILE)

@@ -597,7 +597,7 @@ def test_a_backbone_is_checked_before_its_space_is_looked_for(mistake: Callable[
     assert "unknown backbone 'resnet21'; did you mean" in line
     line = mistake("train", "--format", "float", "--backbone", "resnet44", code=2)
     assert (
-        "no space 'search_spaces/resnet44.yaml' here; give the command from the root of a checkout"
+        "no space 'search_spaces/resnet44.yaml' here; say by --space whose recipe and data resnet44"
         in line
     )
 
