@@ -11,7 +11,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.attacks import apgd, fgsm, pgd, square
-from mbnas.auditing import audit
+from mbnas.auditing import PLANS, audit
 from mbnas.bops import bops, itemise
 from mbnas.checkpoints import load_network, load_supernet
 from mbnas.config import load
@@ -19,6 +19,7 @@ from mbnas.evaluation import measure, recalibrate
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.inspection import audit_checkpoint, evaluate_checkpoint
+from mbnas.journal import Journal
 from mbnas.networks import Network, freeze
 from mbnas.pipeline import resume_search, retrain_candidate, run_search, train_network
 from mbnas.search.executors import Executor
@@ -26,12 +27,14 @@ from mbnas.settings import Effort, Settings, Surrogate, Threat
 from mbnas.supernet import Supernet, extract
 
 __all__ = [
+    "PLANS",
     "Assignment",
     "Bases",
     "Effort",
     "Executor",
     "Format",
     "Images",
+    "Journal",
     "Network",
     "Settings",
     "Space",

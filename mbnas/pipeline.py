@@ -226,6 +226,7 @@ def _all_stages(folder: RunFolder, settings: Settings, data: Data, executor: Exe
         retrained.append(_retrained(run, supernet, trial.assignment))
         parallel.led(lambda: write_pareto(folder, settings, trials, front, worst_cases, retrained))
     retrained = parallel.led(lambda: _audited(run, retrained))
+    parallel.led(lambda: write_pareto(folder, settings, trials, front, worst_cases, retrained))
     return Outcome(folder, tuple(trials), tuple(front), worst_cases, tuple(retrained))
 
 

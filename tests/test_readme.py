@@ -59,7 +59,8 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     example = re.search(r"### From Python\n\n```python\n(.*?)```", README, re.DOTALL)
     assert example is not None
     small = [("search.budget=6e6", '", "'.join(("search.budget=6e6", *TINY)))]
-    small += [("runs/mine", str(tmp_path / "run"))]
+    small += [('"runs/mine"', f'"{tmp_path}/run"'), ("runs/mine/audit", f"{tmp_path}/audit")]
+    small += [("first(100)", "first(8)")]
     code = example[1]
     for written, tried in small:
         assert code.count(written) == 1
@@ -67,6 +68,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "example.py").write_text(code)
     names = runpy.run_path(str(tmp_path / "example.py"))
     assert names["logits"].shape == (8, 10)
+    assert names["found"].evidence.worst.shape == (8,)
     assert (tmp_path / "run" / "pareto.json").exists()
 
 

@@ -128,7 +128,9 @@ def test_the_picture_opens_offline_and_holds_every_member(folder: RunFolder) -> 
 
 def test_the_picture_shows_what_was_measured() -> None:
     found = trials(SETTINGS)
-    front, retrained = found[:4], [metrics(SETTINGS, found[0])]
+    front = found[:4]
+    audit = {"worst_case": {"accuracy": 0.25}, "verdict": "FAIL"}
+    retrained = [metrics(SETTINGS, found[0]) | {"audit": audit}]
     worst_cases = {trial.id: trial.robust / 2 for trial in front}
     figure = pareto_figure(SETTINGS, found, front, worst_cases, retrained)
     for column, objective in ((1, "natural"), (2, "robust")):
@@ -143,7 +145,14 @@ def test_the_picture_shows_what_was_measured() -> None:
             "Pareto set": expected[:4],
             "uniform": expected[:1],
             "retrained, test images": [(found[0].bops, 1.0)],
-            **({"Pareto set, worst case": withstood} if objective == "robust" else {}),
+            **(
+                {
+                    "Pareto set, worst case": withstood,
+                    "retrained, worst case of the audit": [(found[0].bops, 0.25)],
+                }
+                if objective == "robust"
+                else {}
+            ),
         }
     (bases,) = figure.select_traces(row=2)
     assert [list(row) for row in bases.text] == [[*map(str, trial.assignment)] for trial in front]
