@@ -37,7 +37,7 @@ def audited(weights: Path, folder: Path, effort: Effort, data: Path | None) -> d
 def main() -> None:
     parser = bench.parser(__doc__)
     parser.add_argument("weights", type=Path, nargs="+")
-    parser.add_argument("--data", type=Path, help="folder of the images, if not the usual one")
+    parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")
     parser.add_argument("--work", type=Path, required=True, help="where audits are kept")
     parser.add_argument("--effort", type=Effort, choices=list(Effort), default=Effort.QUICK)
     parser.add_argument("--name", default="kept", help="of the result")

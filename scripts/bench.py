@@ -287,12 +287,13 @@ def retrained_together(
     ]
 
 
-def reached(test: Mapping[str, Any], audit: Mapping[str, Any]) -> dict[str, float]:
-    """By what studies compare networks, on test images, as fractions."""
+def reached(test: Mapping[str, Any], audit: Mapping[str, Any]) -> dict[str, Any]:
+    """By what studies compare networks, on test images, as fractions; and the audit's verdict."""
     return {
         "natural": test["natural"],
         "robust": test["pgd"]["mean"],
         "worst case": audit["worst_case"]["accuracy"],
+        "verdict": audit["verdict"],
     }
 
 

@@ -204,7 +204,7 @@ def all_measured(rows: list[Row], arguments: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     parser = bench.parser(__doc__)
-    parser.add_argument("--data", type=Path, help="folder of the images, if not the usual one")
+    parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")
     parser.add_argument("--work", type=Path, required=True, help="where networks are kept")
     parser.add_argument("--model", default="resnet20", help="backbone that is trained")
     parser.add_argument("--space", help="whose recipe (default: search_spaces/MODEL.yaml)")
