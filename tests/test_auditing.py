@@ -502,11 +502,16 @@ def test_of_attacks_that_find_as_much_one_through_the_threats_surrogate_is_stron
     }
     case = Case(honest(), IMAGES.first(16), THREAT, 0)
     ledger = Ledger(Journal(tmp_path / "journal"), {}, lambda _: None)
-    with mock.patch("mbnas.auditing.evidence._swept", lambda *_: (numbers >= 0, sweep)):
+    with (
+        mock.patch("mbnas.auditing.evidence._swept", lambda *_: (numbers >= 0, sweep)),
+        mock.patch("mbnas.auditing.evidence._attacks", wraps=_attacks) as attacks,
+    ):
         evidence = gather(case, PLAN, {}, ledger)
     words = {"own": own, "other": other}
     loss, _, surrogate = strongest.partition(", ")
     assert evidence.strongest == f"{loss}, {words[surrogate]}"
+    *_, turns = attacks.call_args.args
+    assert turns == [*dict.fromkeys([(loss, words[surrogate]), ("margin", own)])]
 
 
 @pytest.mark.parametrize(("steps", "longer"), [(20, True), (10, False)])
@@ -602,7 +607,7 @@ def test_what_follows_the_sweep_takes_its_strongest_surrogate(leads: Surrogate) 
     twin = {"twin": masked(Surrogate.POLYNOMIAL)}
     left = {
         name: int(case.standing(attack, model, case.natural()).sum())
-        for name, [(attack, model), *_] in _attacks(case, SHORT, twin, ("margin", leads)).items()
+        for name, [(attack, model), *_] in _attacks(case, SHORT, twin, [("margin", leads)]).items()
     }
     assert left.pop(f"{SQUARE}1 queries") == len(GREY)
     assert set(left.values()) == {0}
@@ -697,6 +702,7 @@ def test_what_falls_within_eps_counts_wherever_the_curve_finds_it(tmp_path: Path
 def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     begun: list[float] = []
+    led: list[object] = []
 
     def pgd(
         _: object,
@@ -705,19 +711,23 @@ def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch)
         *,
         steps: int,
         generator: torch.Generator,
+        loss: object,
         **___: object,
     ) -> Tensor:
         made.append(steps)
+        led.append(loss)
         begun.append(float(torch.rand(1, generator=generator)))
         return x
 
     monkeypatch.setattr("mbnas.auditing.case.pgd", pgd)
     x, y = GREY.gather(slice(None))
     case, plan = hidden(Surrogate.TANH, Surrogate.TANH), replace(SHORT, sweep=3, doublings=2)
-    for name, attempts in _attacks(case, plan, {}, ("margin", Surrogate.TANH)).items():
+    turns = [("margin", Surrogate.TANH), ("logit ratio", Surrogate.STE)]
+    for name, attempts in _attacks(case, plan, {}, turns).items():
         for attack, model in attempts if name.startswith(DOUBLED) else ():
             attack(model, x, y)
     assert made == [6] * 2 + [12] * 4
+    assert led == [LOSSES[loss] for loss, _ in turns] * 3
     assert len(set(begun)) == len(made)
 
 
@@ -726,7 +736,7 @@ def test_attacks_are_as_long_as_the_plan_says_and_on_their_losses() -> None:
         hidden(Surrogate.TANH, Surrogate.TANH),
         replace(SHORT, apgd=7, targets=3, queries=9),
     )
-    found = _attacks(case, plan, {}, ("margin", Surrogate.TANH))
+    found = _attacks(case, plan, {}, [("margin", Surrogate.TANH)])
     asked = {name: attack.keywords for name, [(attack, _), *_] in found.items()}
     for name, loss in (("APGD-CE", losses.cross_entropy), ("APGD-DLR", losses.logit_ratio)):
         assert (asked[name]["steps"], asked[name]["loss"]) == (7, loss)

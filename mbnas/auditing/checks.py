@@ -199,8 +199,8 @@ _FURTHER = (
     (
         "more iterations and starts",
         DOUBLED,
-        "Iterations and starts of the strongest attack doubled, until that finds nothing or the "
-        "plan ends.",
+        "Iterations and starts of the strongest attack doubled, in turns with the strongest "
+        "through the threat's own surrogate, until that finds nothing or the plan ends.",
     ),
     (
         "Square, gradient-free",

@@ -77,7 +77,8 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     last, every = _by_the_paper(case, plan, ledger)
     scored, sweep = _swept(case, plan, ledger, natural)
     own = case.threat.surrogate
-    strongest = min(sweep, key=lambda pair: (int(sweep[pair].sum()), pair[1] is not own))
+    ranked = sorted(sweep, key=lambda pair: (int(sweep[pair].sum()), pair[1] is not own))
+    strongest, of_own = ranked[0], next(pair for pair in ranked if pair[1] is own)
     alone = (natural, noise, scored, *sweep.values(), *last.values(), *every.values())
     swept = torch.cat([masks.view(-1, len(natural)) for masks in alone]).all(dim=0)
     few = case.first(plan.curve_images)
@@ -85,7 +86,7 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     for radius, mask in curve.items():
         if radius <= case.threat.eps:
             swept[: len(mask)] &= mask
-    further = _attacks(case, plan, sources, strongest)
+    further = _attacks(case, plan, sources, list(dict.fromkeys((strongest, of_own))))
     standing: dict[str, Tensor] = {}
     left, settled = swept, False
     for name, attempts in further.items():
@@ -174,40 +175,51 @@ def _swept(
 
 
 def _attacks(
-    case: Case, plan: Plan, sources: Mapping[str, Steered], strongest: Pair
+    case: Case, plan: Plan, sources: Mapping[str, Steered], leads: Sequence[Pair]
 ) -> Mapping[str, Attempts]:
-    """What is tried on the images that stand after the sweep, in this order."""
-    loss, surrogate = strongest
-    eps, steered = case.threat.eps, case.through(surrogate)
-    attacks: dict[str, list[Attack]] = {
-        f"APGD-{name}": [
-            partial(apgd, eps=eps, steps=plan.apgd, generator=case.rng("apgd", name), loss=each)
-        ]
+    """What is tried on the images that stand after the sweep, in this order.
+
+    Args:
+        leads: the strongest of the sweep, through whose surrogate all goes, and who takes turns
+            with it where there are several starts.
+    """
+    eps, own = case.threat.eps, case.threat.surrogate
+    adaptive: dict[str, Attack] = {
+        f"APGD-{name}": partial(
+            apgd, eps=eps, steps=plan.apgd, generator=case.rng("apgd", name), loss=each
+        )
         for name, each in (("CE", losses.cross_entropy), ("DLR", losses.logit_ratio))
     }
     if plan.targets:
-        attacks["APGD-T"] = [
-            partial(
-                apgd_targeted,
-                eps=eps,
-                steps=plan.apgd,
-                targets=plan.targets,
-                generator=case.rng("apgd-t"),
-            )
-        ]
-    for doubling in range(1, plan.doublings + 1):
-        steps, starts = plan.sweep * 2**doubling, 2**doubling
-        attacks[f"{DOUBLED}{steps} steps, {starts} starts"] = [
-            partial(case.pgd(loss, surrogate, steps), generator=case.rng(DOUBLED, steps, start))
-            for start in range(starts)
-        ]
-    attacks[f"{SQUARE}{plan.queries} queries"] = [
-        partial(square, eps=eps, queries=plan.queries, generator=case.rng("square"))
-    ]
+        adaptive["APGD-T"] = partial(
+            apgd_targeted,
+            eps=eps,
+            steps=plan.apgd,
+            targets=plan.targets,
+            generator=case.rng("apgd-t"),
+        )
+    last: dict[str, Attack] = {
+        f"{SQUARE}{plan.queries} queries": partial(
+            square, eps=eps, queries=plan.queries, generator=case.rng("square")
+        )
+    }
     if plan.autoattack:
-        attacks[AUTOATTACK] = [partial(autoattack.standard, eps=eps, seed=case.seed)]
-    direct = {name: [(each, steered) for each in starts] for name, starts in attacks.items()}
-    own = case.threat.surrogate
+        last[AUTOATTACK] = partial(autoattack.standard, eps=eps, seed=case.seed)
+
+    def started(steps: int, start: int) -> tuple[Attack, Model]:
+        loss, surrogate = leads[start % len(leads)]
+        rng = case.rng(DOUBLED, steps, start)
+        return partial(case.pgd(loss, surrogate, steps), generator=rng), case.through(surrogate)
+
+    doubled = {
+        f"{DOUBLED}{times * plan.sweep} steps, {times} starts": [
+            started(times * plan.sweep, start) for start in range(times)
+        ]
+        for times in (2**doubling for doubling in range(1, plan.doublings + 1))
+    }
+
+    def once(attacks: Mapping[str, Attack]) -> dict[str, list[tuple[Attack, Model]]]:
+        return {name: [(each, case.through(leads[0][1]))] for name, each in attacks.items()}
 
     def far() -> Attack:
         """To the last iterate: what barely fools the source fools no other network."""
@@ -216,7 +228,7 @@ def _attacks(
     transfer = {
         f"{TRANSFER}{name}": [(far(), through(source, own))] for name, source in sources.items()
     }
-    return direct | transfer
+    return once(adaptive) | doubled | once(last) | transfer
 
 
 def _curve(
