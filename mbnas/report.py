@@ -215,54 +215,25 @@ def pareto_figure(
     )
     for column, objective in enumerate(("natural", "robust"), start=1):
         for name, members, marker in groups:
-            figure.add_scatter(
-                x=[trial.bops for trial in members],
-                y=[getattr(trial, objective) for trial in members],
-                text=[f"{trial.id}<br>{short(trial.assignment)}" for trial in members],
-                name=name,
-                legendgroup=name,
-                showlegend=column == 1,
-                mode="markers",
-                marker=marker,
-                row=1,
-                col=column,
-            )
-        figure.add_scatter(
-            x=[metrics["bops"] for metrics in retrained],
-            y=[_tested(metrics, objective) for metrics in retrained],
-            text=[metrics["id"] for metrics in retrained],
-            name="retrained, test images",
-            legendgroup="retrained",
-            showlegend=column == 1 and bool(retrained),
-            mode="markers",
-            marker={"color": "royalblue", "size": 13, "symbol": "star"},
-            row=1,
-            col=column,
+            points = [(t.bops, getattr(t, objective), _called(t)) for t in members]
+            _add_points(figure, column, name, points, marker)
+        points = [(each["bops"], _tested(each, objective), each["id"]) for each in retrained]
+        star = {"color": "royalblue", "size": 13, "symbol": "star"}
+        _add_points(figure, column, "retrained, test images", points, star)
+    points = [(t.bops, worst_cases[t.id], _called(t)) for t in front if t.id in worst_cases]
+    circle = {"color": "crimson", "size": 9, "symbol": "circle-open"}
+    _add_points(figure, 2, "Pareto set, worst case", points, circle)
+    points = [
+        (
+            each["bops"],
+            each["audit"]["worst_case"]["accuracy"],
+            f"{each['id']}<br>{_worst_case(each['audit'])}",
         )
-    withstood = [trial for trial in front if trial.id in worst_cases]
-    figure.add_scatter(
-        x=[trial.bops for trial in withstood],
-        y=[worst_cases[trial.id] for trial in withstood],
-        text=[f"{trial.id}<br>{short(trial.assignment)}" for trial in withstood],
-        name="Pareto set, worst case",
-        showlegend=bool(withstood),
-        mode="markers",
-        marker={"color": "crimson", "size": 9, "symbol": "circle-open"},
-        row=1,
-        col=2,
-    )
-    audited = [metrics for metrics in retrained if "audit" in metrics]
-    figure.add_scatter(
-        x=[metrics["bops"] for metrics in audited],
-        y=[metrics["audit"]["worst_case"]["accuracy"] for metrics in audited],
-        text=[f"{metrics['id']}<br>{_worst_case(metrics['audit'])}" for metrics in audited],
-        name="retrained, worst case of the audit",
-        showlegend=bool(audited),
-        mode="markers",
-        marker={"color": "royalblue", "size": 13, "symbol": "star-open"},
-        row=1,
-        col=2,
-    )
+        for each in retrained
+        if "audit" in each
+    ]
+    star = {"color": "royalblue", "size": 13, "symbol": "star-open"}
+    _add_points(figure, 2, "retrained, worst case of the audit", points, star)
     figure.add_vline(settings.search.budget, line_dash="dot", annotation_text="budget", row=1)
     _add_bases(figure, settings, front)
     figure.update_xaxes(title="BOPS", row=1)
@@ -273,6 +244,33 @@ def pareto_figure(
         height=700 + 18 * len(front),
     )
     return figure
+
+
+def _add_points(
+    figure: go.Figure,
+    column: int,
+    name: str,
+    points: Sequence[tuple[int, float, str]],
+    marker: Mapping[str, Any],
+) -> None:
+    """``points`` are BOPS, accuracy and words; the legend tells a name once for both columns."""
+    listed = any(trace.name == name for trace in figure.data)
+    figure.add_scatter(
+        x=[cost for cost, _, _ in points],
+        y=[accuracy for _, accuracy, _ in points],
+        text=[words for _, _, words in points],
+        name=name,
+        legendgroup=name,
+        showlegend=bool(points) and not listed,
+        mode="markers",
+        marker=marker,
+        row=1,
+        col=column,
+    )
+
+
+def _called(trial: Trial) -> str:
+    return f"{trial.id}<br>{short(trial.assignment)}"
 
 
 def _tested(metrics: Metrics, objective: str) -> float:

@@ -224,16 +224,36 @@ def test_a_cluster_that_does_not_answer_is_told_before_any_work() -> None:
             Executor("ray", 1, given).check()
 
 
-def test_a_cluster_of_another_version_is_told_in_one_line(
-    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("address", "failure", "told"),
+    [
+        (
+            "host:1",
+            RuntimeError("Version mismatch: The cluster was started with:\n    Python: 3.11.9\n"),
+            r"--address 'host:1' \(Version mismatch: .* Python: 3.11.9\);",
+        ),
+        (
+            None,
+            ConnectionError("could not read\nthe session's file"),
+            r"on this machine \(could not read the session's file\); .* --executor inprocess",
+        ),
+    ],
+)
+def test_a_ray_that_cannot_be_worked_with_is_told_in_one_line(
+    address: str | None,
+    failure: Exception,
+    told: str,
+    problem: Problem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def init(**_: object) -> None:
-        raise RuntimeError("Version mismatch: The cluster was started with:\n    Python: 3.11.9\n")
+        raise failure
 
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr(Executor, "check", lambda _: None)
-    with pytest.raises(SettingsError, match=r"'host:1' \(Version mismatch: .* Python: 3.11.9\);"):
-        journal(problem, Executor("ray", 1, "host:1"), tmp_path)
+    with pytest.raises(SettingsError, match=told):
+        journal(problem, Executor("ray", 1, address), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ def run(
     """Score candidates with Ray Tune until the session is finished.
 
     Raises:
-        SettingsError: if there is no cluster at the address, or none with a GPU where one is asked.
+        SettingsError: if Ray does not start here, or there is no cluster at the address, or none
+            with a GPU where one is asked.
         MbnasError: if a worker fails.
     """
     on_cpu = problem.to(torch.device("cpu"))  # from where it is sent to the workers
@@ -174,9 +175,11 @@ def _connect(address: str | None, workers: int) -> None:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        if address is None:
-            raise
         told = " ".join(str(error).split())  # other versions of Ray and Python take many lines
+        if address is None:
+            raise SettingsError(
+                f"Ray does not start on this machine ({told}); do without it: --executor inprocess"
+            ) from None
         raise SettingsError(
             f"no Ray cluster to work with at --address {address!r} ({told}); start one with "
             "`ray start --head` in this environment, or leave --address out to run on this machine"
