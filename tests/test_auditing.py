@@ -19,6 +19,7 @@ from victims import grey, masked
 
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
+from mbnas.attacks import Attack, Model
 from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, begun_with, page
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.checks import Check, judge, percent
@@ -426,6 +427,47 @@ def test_an_interrupted_audit_goes_on_and_ends_the_same(tmp_path: Path, of_hones
     assert json.dumps(page.record(audited(honest(), tmp_path))) == json.dumps(
         page.record(of_honest)
     )
+
+
+def test_a_kill_loses_one_part_of_one_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbnas.auditing.evidence.PART", 48)
+    case, journal = Case(honest(), IMAGES, THREAT, 0), Journal(tmp_path / "journal")
+    parts = [f"{SQUARE}{PLAN.queries} queries, part {part} of 3" for part in (1, 2, 3)]
+
+    def stop(name: str) -> None:
+        if name == parts[1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gather(case, PLAN, {}, Ledger(journal, {}, stop))
+    measured: list[str] = []
+    found = gather(case, PLAN, {}, Ledger(journal, {}, measured.append))
+    assert measured[0] == parts[2]
+    (tmp_path / "whole").mkdir()
+    whole = gathered(case, PLAN, tmp_path / "whole")
+    assert [*map(torch.Tensor.tolist, found.standing.values())] == [
+        *map(torch.Tensor.tolist, whole.standing.values())
+    ]
+
+
+def test_parts_are_put_together_in_the_order_of_their_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbnas.auditing.evidence.PART", 48)
+
+    standing = Case.standing
+
+    def stands(case: Case, attack: Attack, model: Model, before: Tensor) -> Tensor:
+        whole = len(case.images) not in (48, 32)
+        even = case.images.labels % 2 == 0
+        return standing(case, attack, model, before) if whole else before & even
+
+    monkeypatch.setattr(Case, "standing", stands)
+    evidence = gathered(Case(honest(), IMAGES, THREAT, 0), PLAN, tmp_path)
+    assert torch.equal(evidence.worst, evidence.swept & (Y % 2 == 0))
+    assert evidence.swept[Y % 2 == 1].any()
 
 
 def test_a_source_that_is_wrong_already_still_gives_images_to_transfer(

@@ -84,7 +84,7 @@ def audit(
         "network (by its first logits)": print_of(network),
         **{f"{SOURCE}{name}": print_of(each) for name, each in others.items()},
     }
-    with bar("audit", count(plan, len(others)) + 1, len(journal.read())) as advance:
+    with bar("audit", count(plan, len(images), len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
     return Audit(threat, seed, plan, evidence, judge(evidence))
 

@@ -37,6 +37,11 @@ class Case:
         """The same network and the first images."""
         return replace(self, images=self.images.first(count))
 
+    def parts(self, size: int) -> list[Case]:
+        """The same network and so many of the images each."""
+        positions = torch.split(torch.arange(len(self.images)), size)
+        return [replace(self, images=self.images.take(each)) for each in positions]
+
     def through(self, surrogate: Surrogate) -> Model:
         """The network as attacks through ``surrogate`` see it."""
         return through(self.network, surrogate)

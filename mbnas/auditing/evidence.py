@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ from mbnas.ledger import Ledger
 from mbnas.settings import Surrogate
 
 RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows
+PART = 1024
+"""Images on which a further attack is finished before the next ones: a kill loses one part."""
 DOUBLED, SQUARE, AUTOATTACK, TRANSFER = "PGD, ", "Square, ", "AutoAttack", "transfer from "
 Pair = tuple[str, Surrogate]
 """A loss and the surrogate its gradient takes."""
@@ -86,17 +89,20 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     for radius, mask in curve.items():
         if radius <= case.threat.eps:
             swept[: len(mask)] &= mask
-    further = _attacks(case, plan, sources, list(dict.fromkeys((strongest, of_own))))
+    leads = list(dict.fromkeys((strongest, of_own)))
+    parts = case.parts(PART)
+    further = [_attacks(part, plan, sources, leads) for part in parts]
     standing: dict[str, Tensor] = {}
     left, settled = swept, False
-    for name, attempts in further.items():
+    for name, attempts in further[0].items():
         if settled and name.startswith(DOUBLED):
             continue
         before = left
-        for start, (attack, model) in enumerate(attempts, start=1):
-            entry = name if len(attempts) == 1 else f"{name}: {start}"
+        for start in range(len(attempts)):
+            entry = name if len(attempts) == 1 else f"{name}: {start + 1}"
+            attempt = [attacks[name][start] for attacks in further]
             # What was measured before an interrupt may have begun with more than is left now.
-            left = left & ledger.mask(entry, partial(case.standing, attack, model, left))
+            left = left & _part_by_part(entry, parts, attempt, left, ledger)
         settled = name.startswith(DOUBLED) and torch.equal(before, left)
         standing[name] = left
     return Evidence(
@@ -125,18 +131,16 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     )
 
 
-def count(plan: Plan, sources: int) -> int:
+def count(plan: Plan, images: int, sources: int) -> int:
     """How many results :func:`gather` asks the ledger for, give or take two."""
     radii, shown = len(RADII), 2
+    starts = 2 * ((1 << plan.doublings) - 1)
+    further = 3 + bool(plan.targets) + starts + sources + plan.autoattack
     return (
         3
         + len(plan.paper) * plan.runs
         + len(_pairs(plan, Surrogate.STE))
-        + 3
-        + bool(plan.targets)
-        + 2 * ((1 << plan.doublings) - 1)
-        + sources
-        + plan.autoattack
+        + math.ceil(images / PART) * further
         + radii
         + 2 * shown
     )
@@ -229,6 +233,25 @@ def _attacks(
         f"{TRANSFER}{name}": [(far(), through(source, own))] for name, source in sources.items()
     }
     return once(adaptive) | doubled | once(last) | transfer
+
+
+def _part_by_part(
+    entry: str,
+    parts: Sequence[Case],
+    attempt: Sequence[tuple[Attack, Model]],
+    before: Tensor,
+    ledger: Ledger,
+) -> Tensor:
+    """What one attack, made for each part, leaves of the images that stood ``before``, (n,)."""
+    names = [f"{entry}, part {part} of {len(parts)}" for part in range(1, len(parts) + 1)]
+    entries, before_each = names if len(parts) > 1 else [entry], torch.split(before, PART)
+    masks = [
+        ledger.mask(name, partial(part.standing, attack, model, left))
+        for name, part, (attack, model), left in zip(
+            entries, parts, attempt, before_each, strict=True
+        )
+    ]
+    return torch.cat(masks)
 
 
 def _curve(
