@@ -1,10 +1,9 @@
 """Models whose worst case is known, and images for them to be attacked on."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mbnas.attacks import Model
-from mbnas.evaluation import Steered
 from mbnas.images import Images
 from mbnas.settings import Surrogate
 
@@ -53,16 +52,24 @@ def grey(levels: list[int], labels: list[int], side: int = 1) -> Images:
     return Images.of(pixels.repeat(1, 1, side, side), torch.tensor(labels))
 
 
-def masked(leads: Surrogate, elsewhere: int = -1) -> Steered:
+class Masked(nn.Module):
+    """See :func:`masked`."""
+
+    def __init__(self, leads: Surrogate, elsewhere: int) -> None:
+        super().__init__()
+        self.leads, self.elsewhere = leads, elsewhere
+
+    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        """Images to logits (B, 2)."""
+        brightness = x.flatten(1).mean(1)
+        slope = 1 if surrogate is self.leads else self.elsewhere
+        margin = 0.7 - brightness.detach() - slope * (brightness - brightness.detach())
+        return torch.stack((margin, -margin), dim=1)
+
+
+def masked(leads: Surrogate, elsewhere: int = -1) -> nn.Module:
     """Class 0 below a brightness of 0.7; only one surrogate leads there.
 
     The others lead away from there, or nowhere if ``elsewhere`` is 0.
     """
-
-    def model(x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
-        brightness = x.flatten(1).mean(1)
-        slope = 1 if surrogate is leads else elsewhere
-        margin = 0.7 - brightness.detach() - slope * (brightness - brightness.detach())
-        return torch.stack((margin, -margin), dim=1)
-
-    return model
+    return Masked(leads, elsewhere).eval()
