@@ -337,22 +337,22 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
 
 
 def keep(name: str, measured: Any) -> Path:  # noqa: ANN401 (whatever JSON can hold)
-    """Write what was measured, where and by what, to ``scripts/results/``.
+    """Write what was measured, where and by what, to ``scripts/results/``."""
+    described = {"command": command(), "commit": COMMIT, **environment(), "measured": measured}
+    return keep_described(name, described)
+
+
+def keep_described(name: str, result: Mapping[str, Any]) -> Path:
+    """Write a result that names its command to ``scripts/results/``.
 
     Beside what another command measured, not in its place: parts and trials are no results.
     """
-    described = {
-        "command": command(),
-        "commit": COMMIT,
-        **environment(),
-        "measured": measured,
-    }
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
-    if target.exists() and json.dumps(described["command"]) not in target.read_text():
+    if target.exists() and json.dumps(result["command"]) not in target.read_text():
         log.warning("%s was made by another command and is kept; move this to replace it", target)
         target = RESULTS / f"{name}.new.json"
-    write_text(target, json.dumps(described, indent=1) + "\n")
+    write_text(target, json.dumps(result, indent=1) + "\n")
     return target
 
 

@@ -6,7 +6,6 @@ Reads settings.yaml, manifest.json, pareto.json, rescored.jsonl and, of each can
 and its audits. Minutes are those from its start to the last audit of its own, pauses included.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import bench
 
 from mbnas import Effort, runs
 from mbnas.errors import SettingsError
-from mbnas.files import read_json, write_text
+from mbnas.files import read_json
 from mbnas.inspection import audit_file
 
 
@@ -72,10 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = runs.reopen(arguments.run)
     result = collected(folder, arguments.command, arguments.commit)
-    bench.RESULTS.mkdir(exist_ok=True)
-    target = bench.RESULTS / f"search-{arguments.name or result['space']}.json"
-    write_text(target, json.dumps(result, indent=1) + "\n")
-    print(target)
+    print(bench.keep_described(f"search-{arguments.name or result['space']}", result))
 
 
 if __name__ == "__main__":
