@@ -82,9 +82,9 @@ def main() -> None:
         if error.errno not in UNWRITABLE:
             raise
         _fail(
-            f"cannot write {error.filename or 'to the run folder'}: {error.strerror}; what was "
-            "finished is safe: make room, make it writable, or go on in a copy or another --out; a "
-            "search goes on with --resume",
+            f"cannot read or write {error.filename or 'the run folder'}: {error.strerror}; what "
+            "was finished is safe: make room, get access, or go on in a copy or another "
+            "--out; a search goes on with --resume",
             DataError.exit_code,
         )
 

@@ -620,7 +620,7 @@ def test_a_file_where_the_folder_should_be_is_explained(
     (tmp_path / "file").touch()
     for out, code, answer in (
         ("file", 2, "is there already and not empty; choose another --out"),
-        ("file/below", 3, "cannot write"),
+        ("file/below", 3, "cannot read or write"),
         ("x" * 300, 3, "File name too long"),
     ):
         command = ("train", *SPACE, *OVERRIDES, "--format", "xnor", "--out", str(tmp_path / out))
