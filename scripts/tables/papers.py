@@ -177,6 +177,7 @@ PLACES = {
         "paper-resnet20-pact2x2-taught-cpu",
     ),
     "ResNet-20, 5 epochs": ("paper-fastat-resnet20-cpu",),
+    "ResNet-20, 10 epochs": ("paper-fastat-resnet20-10-cpu",),
 }
 """Where several formats were trained alike, and the results that hold them."""
 
