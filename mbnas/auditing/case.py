@@ -38,7 +38,7 @@ class Case:
         return replace(self, images=self.images.first(count))
 
     def parts(self, size: int) -> list[Case]:
-        """The same network and so many of the images each."""
+        """The same network and so many of the images each; all draw the same random numbers."""
         positions = torch.split(torch.arange(len(self.images)), size)
         return [replace(self, images=self.images.take(each)) for each in positions]
 
