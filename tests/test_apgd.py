@@ -69,9 +69,12 @@ def hole(x: Tensor) -> Tensor:
 
 def test_it_finds_a_hole_that_a_fixed_step_jumps_over() -> None:
     x, y = torch.full((32, 1, 1, 1), 0.5, dtype=torch.float64), torch.zeros(32, dtype=torch.long)
-    jumped = pgd(hole, x, y, eps=0.1, step=0.04, steps=60, generator=seeded(), loss=losses.margin)
-    found = apgd(hole, x, y, eps=0.1, steps=60, generator=seeded(), loss=losses.margin)
+    options = {"eps": 0.1, "steps": 60, "loss": losses.margin}
+    jumped = pgd(hole, x, y, step=0.04, generator=seeded(), **options)
+    annealed = pgd(hole, x, y, step=0.04, generator=seeded(), annealed=True, **options)
+    found = apgd(hole, x, y, generator=seeded(), **options)
     assert not broken(hole, jumped, y).all()
+    assert broken(hole, annealed, y).all()
     assert broken(hole, found, y).all()
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise, product
+from itertools import cycle, islice, pairwise, product
 from pathlib import Path
 from unittest import mock
 
@@ -29,6 +29,7 @@ from mbnas.auditing.evidence import (
     SQUARE,
     TRANSFER,
     Evidence,
+    Pair,
     _attacks,
     _pairs,
     _swept,
@@ -552,8 +553,8 @@ def test_of_attacks_that_find_as_much_one_through_the_threats_surrogate_is_stron
     words = {"own": own, "other": other}
     loss, _, surrogate = strongest.partition(", ")
     assert evidence.strongest == f"{loss}, {words[surrogate]}"
-    *_, turns = attacks.call_args.args
-    assert turns == [*dict.fromkeys([(loss, words[surrogate]), ("margin", own)])]
+    *_, told = attacks.call_args.args
+    assert told == (loss, words[surrogate])
 
 
 @pytest.mark.parametrize(("steps", "longer"), [(20, True), (10, False)])
@@ -649,7 +650,7 @@ def test_what_follows_the_sweep_takes_its_strongest_surrogate(leads: Surrogate) 
     twin = {"twin": masked(Surrogate.POLYNOMIAL)}
     left = {
         name: int(case.standing(attack, model, case.natural()).sum())
-        for name, [(attack, model), *_] in _attacks(case, SHORT, twin, [("margin", leads)]).items()
+        for name, [(attack, model), *_] in _attacks(case, SHORT, twin, ("margin", leads)).items()
     }
     assert left.pop(f"{SQUARE}1 queries") == len(GREY)
     assert set(left.values()) == {0}
@@ -741,7 +742,17 @@ def test_what_falls_within_eps_counts_wherever_the_curve_finds_it(tmp_path: Path
     assert found.worst.tolist() == [False] * 3 + [True] * 5
 
 
-def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("strongest", "turns"),
+    [
+        (("logit ratio", Surrogate.STE), ["logit ratio", "cross-entropy", "margin"]),
+        (("margin", Surrogate.STE), ["margin", "cross-entropy", "margin"]),
+        (("margin", Surrogate.TANH), ["margin", "cross-entropy", "margin", "cross-entropy"]),
+    ],
+)
+def test_doublings_double_iterations_and_starts(
+    strongest: Pair, turns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[int] = []
     begun: list[float] = []
     led: list[object] = []
@@ -754,8 +765,10 @@ def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch)
         steps: int,
         generator: torch.Generator,
         loss: object,
+        annealed: bool,
         **___: object,
     ) -> Tensor:
+        assert annealed
         made.append(steps)
         led.append(loss)
         begun.append(float(torch.rand(1, generator=generator)))
@@ -764,12 +777,12 @@ def test_doublings_double_iterations_and_starts(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("mbnas.auditing.case.pgd", pgd)
     x, y = GREY.gather(slice(None))
     case, plan = hidden(Surrogate.TANH, Surrogate.TANH), replace(SHORT, sweep=3, doublings=2)
-    turns = [("margin", Surrogate.TANH), ("logit ratio", Surrogate.STE)]
-    for name, attempts in _attacks(case, plan, {}, turns).items():
+    for name, attempts in _attacks(case, plan, {}, strongest).items():
         for attack, model in attempts if name.startswith(DOUBLED) else ():
             attack(model, x, y)
     assert made == [6] * 2 + [12] * 4
-    assert led == [LOSSES[loss] for loss, _ in turns] * 3
+    in_all = [*turns[:2], *islice(cycle(turns), 4)]
+    assert led == [LOSSES[loss] for loss in in_all]
     assert len(set(begun)) == len(made)
 
 
@@ -778,7 +791,7 @@ def test_attacks_are_as_long_as_the_plan_says_and_on_their_losses() -> None:
         hidden(Surrogate.TANH, Surrogate.TANH),
         replace(SHORT, apgd=7, targets=3, queries=9),
     )
-    found = _attacks(case, plan, {}, [("margin", Surrogate.TANH)])
+    found = _attacks(case, plan, {}, ("margin", Surrogate.TANH))
     asked = {name: attack.keywords for name, [(attack, _), *_] in found.items()}
     for name, loss in (("APGD-CE", losses.cross_entropy), ("APGD-DLR", losses.logit_ratio)):
         assert (asked[name]["steps"], asked[name]["loss"]) == (7, loss)

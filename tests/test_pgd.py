@@ -32,16 +32,25 @@ from mbnas.settings import Recipe, Surrogate, Training
     step=st.floats(1e-4, 1),
     steps=st.integers(0, 5),
     stop=st.booleans(),
+    annealed=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_pgd_stays_in_the_ball_and_in_the_box(
-    *, seed: int, eps: float, step: float, steps: int, stop: bool, dtype: torch.dtype
+    *,
+    seed: int,
+    eps: float,
+    step: float,
+    steps: int,
+    stop: bool,
+    annealed: bool,
+    dtype: torch.dtype,
 ) -> None:
     x = torch.rand(4, 3, 2, 2, generator=seeded(seed)).round(decimals=1).to(dtype)
     y = torch.randint(2, (4,), generator=seeded(seed))
     before = x.clone()
+    options = {"stop_when_broken": stop, "annealed": annealed}
     adversarial = pgd(
-        linear, x, y, eps=eps, step=step, steps=steps, generator=seeded(seed), stop_when_broken=stop
+        linear, x, y, eps=eps, step=step, steps=steps, generator=seeded(seed), **options
     )
     assert adversarial.dtype == dtype
     assert not adversarial.requires_grad
@@ -109,6 +118,18 @@ def test_pgd_reaches_the_optimum_of_a_linear_model_at_the_box() -> None:
         linear, x, y, eps=eps, step=eps / 4, steps=10, generator=seeded(), stop_when_broken=False
     )
     assert torch.equal(adversarial, (x + eps * uphill(y)).clamp(0, 1))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_annealed_steps_fall_to_nothing_and_are_half_as_long_in_all(steps: int) -> None:
+    """sum_i (1 + cos(pi i / n)) / 2 = (n + 1) / 2 over i < n, the first of them 1."""
+    x, y = batch(low=0.4, high=0.6)
+    start, options = uniform_start(x, 0.3, seeded()), {"eps": 0.3, "step": 1e-3, "steps": steps}
+    adversarial = pgd(
+        linear, x, y, generator=seeded(), stop_when_broken=False, annealed=True, **options
+    )
+    moved = (start + 1e-3 * (steps + 1) / 2 * uphill(y)).clamp(x - 0.3, x + 0.3)
+    torch.testing.assert_close(adversarial, moved, rtol=0, atol=1e-12)
 
 
 def test_pgd_breaks_what_the_optimum_breaks() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ def pgd(
     loss: Loss = cross_entropy,
     target: Tensor | None = None,
     stop_when_broken: bool = True,
+    annealed: bool = False,
 ) -> Tensor:
     """L-infinity projected gradient descent (Madry et al. 2018).
 
@@ -41,6 +44,7 @@ def pgd(
             ``losses.towards(losses.margin)``; an image is broken by any wrong class all the same.
         stop_when_broken: return the first misclassified iterate of each image, which then leaves
             the batch; otherwise return the last iterate, as much of the literature does.
+        annealed: let the step fall to nothing, to step (1 + cos(pi i / steps)) / 2 of iteration i.
 
     Returns:
         (B, C, H, W), within ``eps`` of ``x`` and within [0, 1].
@@ -55,7 +59,7 @@ def pgd(
     adversarial = uniform_start(x, eps, generator)
     standing = torch.arange(len(x), device=x.device)
     aim = y if target is None else target
-    for _ in range(steps):
+    for i in range(steps):
         images = adversarial[standing].requires_grad_()
         with torch.enable_grad():
             logits = model(images)
@@ -66,7 +70,8 @@ def pgd(
             standing, images, gradient = standing[still], images[still], gradient[still]
             if len(standing) == 0:
                 break
-        moved = images.detach() + step * gradient.sign()
+        now = step * (1 + math.cos(math.pi * i / steps)) / 2 if annealed else step
+        moved = images.detach() + now * gradient.sign()
         adversarial[standing] = moved.clamp(lower[standing], upper[standing])
     return adversarial
 

@@ -199,8 +199,8 @@ _FURTHER = (
     (
         "more iterations and starts",
         DOUBLED,
-        "Iterations and starts of the strongest attack doubled, in turns with the strongest "
-        "through the threat's own surrogate, until that finds nothing or the plan ends.",
+        "Iterations, of falling steps, and starts doubled until that finds nothing or the plan "
+        "ends; the strongest attack takes turns with cross-entropy and the margin.",
     ),
     (
         "Square, gradient-free",

@@ -80,8 +80,7 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     last, every = _by_the_paper(case, plan, ledger)
     scored, sweep = _swept(case, plan, ledger, natural)
     own = case.threat.surrogate
-    ranked = sorted(sweep, key=lambda pair: (int(sweep[pair].sum()), pair[1] is not own))
-    strongest, of_own = ranked[0], next(pair for pair in ranked if pair[1] is own)
+    strongest = min(sweep, key=lambda pair: (int(sweep[pair].sum()), pair[1] is not own))
     alone = (natural, noise, scored, *sweep.values(), *last.values(), *every.values())
     swept = torch.cat([masks.view(-1, len(natural)) for masks in alone]).all(dim=0)
     few = case.first(plan.curve_images)
@@ -89,9 +88,8 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     for radius, mask in curve.items():
         if radius <= case.threat.eps:
             swept[: len(mask)] &= mask
-    leads = list(dict.fromkeys((strongest, of_own)))
     parts = case.parts(PART)
-    further = [_attacks(part, plan, sources, leads) for part in parts]
+    further = [_attacks(part, plan, sources, strongest) for part in parts]
     standing: dict[str, Tensor] = {}
     left, settled = swept, False
     for name, attempts in further[0].items():
@@ -179,15 +177,16 @@ def _swept(
 
 
 def _attacks(
-    case: Case, plan: Plan, sources: Mapping[str, Steered], leads: Sequence[Pair]
+    case: Case, plan: Plan, sources: Mapping[str, Steered], strongest: Pair
 ) -> Mapping[str, Attempts]:
     """What is tried on the images that stand after the sweep, in this order.
 
     Args:
-        leads: the strongest of the sweep, through whose surrogate all goes, and who takes turns
-            with it where there are several starts.
+        strongest: of the sweep, through whose surrogate all goes; where there are several starts,
+            it takes turns with what finds most when it is given time.
     """
     eps, own = case.threat.eps, case.threat.surrogate
+    turns = list(dict.fromkeys((strongest, ("cross-entropy", own), ("margin", own))))
     adaptive: dict[str, Attack] = {
         f"APGD-{name}": partial(
             apgd, eps=eps, steps=plan.apgd, generator=case.rng("apgd", name), loss=each
@@ -211,9 +210,10 @@ def _attacks(
         last[AUTOATTACK] = partial(autoattack.standard, eps=eps, seed=case.seed)
 
     def started(steps: int, start: int) -> tuple[Attack, Model]:
-        loss, surrogate = leads[start % len(leads)]
+        loss, surrogate = turns[start % len(turns)]
         rng = case.rng(DOUBLED, steps, start)
-        return partial(case.pgd(loss, surrogate, steps), generator=rng), case.through(surrogate)
+        attack = partial(case.pgd(loss, surrogate, steps), generator=rng, annealed=True)
+        return attack, case.through(surrogate)
 
     doubled = {
         f"{DOUBLED}{times * plan.sweep} steps, {times} starts": [
@@ -223,7 +223,7 @@ def _attacks(
     }
 
     def once(attacks: Mapping[str, Attack]) -> dict[str, list[tuple[Attack, Model]]]:
-        return {name: [(each, case.through(leads[0][1]))] for name, each in attacks.items()}
+        return {name: [(each, case.through(strongest[1]))] for name, each in attacks.items()}
 
     def far() -> Attack:
         """To the last iterate: what barely fools the source fools no other network."""
