@@ -30,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mbnas import data as datasets
 from mbnas import pipeline
-from mbnas.checkpoints import require_images_of
+from mbnas.checkpoints import NETWORK_FILE, network_file, require_images_of
 from mbnas.environment import environment
 from mbnas.errors import MbnasError, SettingsError
 from mbnas.files import UNWRITABLE, read_json, write_text
@@ -229,6 +229,12 @@ def test_images(network: Path, settings: mbnas.Settings, root: Path | None, coun
     images = datasets.load_test(named)
     require_images_of(network, images)
     return first(images, count)
+
+
+def name_of(network: Path) -> str:
+    """That of its folder, where all networks have the same name, else that of the file."""
+    file = network_file(network).resolve()
+    return file.parent.name if file.name == NETWORK_FILE else file.stem
 
 
 def first(images: Images, count: int) -> Images:

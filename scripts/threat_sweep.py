@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 import torch
 
 from mbnas import Surrogate, freeze, load_network
-from mbnas.checkpoints import NETWORK_FILE, digest, network_file
+from mbnas.checkpoints import digest
 from mbnas.devices import pick_device
 from mbnas.evaluation import Spread, correct_at_each_iterate
 from mbnas.files import write_text
@@ -60,7 +60,7 @@ def swept(path: Path, arguments: argparse.Namespace, journal: Journal) -> pd.Dat
     asked = {each: getattr(arguments, each) for each in ("eps", "iterations", "images")}
     origin = {"network": digest(path), **asked}
     total, rows = len(arguments.steps) * arguments.runs, []
-    with bar(name_of(path), total + 1, len(journal.read())) as advance:
+    with bar(bench.name_of(path), total + 1, len(journal.read())) as advance:
         ledger = Ledger(journal, origin, advance)
         for step, run in product(arguments.steps, range(arguments.runs)):
             both = ledger.numbers(f"step {step:g}, run {run}", partial(curves, step, run))
@@ -68,12 +68,6 @@ def swept(path: Path, arguments: argparse.Namespace, journal: Journal) -> pd.Dat
             for iterate, (last, every) in enumerate(zip(at, up_to, strict=True)):
                 rows.append((step, run, iterate, last, every))
     return pd.DataFrame(rows, columns=["step", "run", "iterate", "last", "every"])
-
-
-def name_of(path: Path) -> str:
-    """That of its folder, where all networks have the same name, else that of the file."""
-    file = network_file(path).resolve()
-    return file.parent.name if file.name == NETWORK_FILE else file.stem
 
 
 def picture(table: pd.DataFrame, title: str) -> go.Figure:
@@ -128,7 +122,7 @@ def main() -> None:
     parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    names = [name_of(path) for path in arguments.networks]
+    names = [bench.name_of(path) for path in arguments.networks]
     if len(set(names)) < len(names):
         parser.error(f"results are named like networks, which are not all different: {names}")
     arguments.out.mkdir(parents=True, exist_ok=True)

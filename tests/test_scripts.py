@@ -292,7 +292,7 @@ def test_a_network_is_called_like_its_folder_or_its_file(
     in_folder.parent.mkdir()
     in_folder.touch()
     named = [in_folder.parent, in_folder, tmp_path / "kept.safetensors", tmp_path / "missing"]
-    assert list(map(script.name_of, named)) == ["mbn1x1", "mbn1x1", "kept", "missing"]
+    assert list(map(script.bench.name_of, named)) == ["mbn1x1", "mbn1x1", "kept", "missing"]
 
 
 @pytest.mark.parametrize(
