@@ -14,7 +14,7 @@ from tables.papers import audits, claim, paper, trainings
 from tables.peers import agreement, attacks, pipeline, supernet, training
 from tables.rankings import engines, ranking, rules
 from tables.searches import finds, fronts, paired, search
-from tables.studies import gap, recipe, retraining, study, sweep
+from tables.studies import gap, recipe, restarts, retraining, study, sweep
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "scripts" / "README.md")
@@ -34,6 +34,7 @@ KINDS: dict[str, Callable[[Result], str]] = {
         pipeline,
         ranking,
         recipe,
+        restarts,
         retraining,
         rules,
         search,

@@ -108,7 +108,8 @@ def main() -> None:
         parser.error("a spread takes two seeds at least")
     names = [bench.name_of(path) for path in arguments.networks]
     if len(set(names)) < len(names):
-        parser.error(f"results are told by the names of networks, which are not different: {names}")
+        parser.error(f"results are named like networks, which are not all different: {names}")
+    arguments.work.mkdir(parents=True, exist_ok=True)
     measured: dict[str, Any] = {}
     for name, path in zip(names, arguments.networks, strict=True):
         network, _, settings = load_network(path)

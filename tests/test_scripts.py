@@ -303,6 +303,7 @@ def test_a_network_is_called_like_its_folder_or_its_file(
         ("study_ranking", ("{}/none", "--work", "{}/work")),
         ("threat_sweep", ("{}/none", "--out", "{}")),
         ("check_attacks", ("{}/none", "--data", "{}/none")),
+        ("study_restarts", ("{}/none", "--work", "{}/work")),
         ("audit_kept", ("{}/none", "--work", "{}/work")),
         ("collect_run", ("{}/none", "--command", "mbnas search", "--commit", "0")),
     ],
@@ -582,6 +583,39 @@ def test_kept_networks_are_audited_once_each_on_its_own(
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert read_json(tmp_path / "audits-two.json") == result
+
+
+@pytest.mark.parametrize("script", ["study_restarts"], indirect=True)
+def test_attacks_of_equal_passes_begin_with_the_same_images_and_are_made_once(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = saved(tmp_path / "one", "mbn2x1")
+    monkeypatch.setattr(script.bench, "RESULTS", tmp_path)
+    words = ["study_restarts.py", str(network), "--work", str(tmp_path / "work"), "--images", "40"]
+    monkeypatch.setattr(sys, "argv", [*words, "--seeds", "0", "1", "--name", "two"])
+    passes: list[int] = []
+    standing = script.Case.standing
+
+    def counted(
+        case: object, attack: partial[torch.Tensor], model: object, before: torch.Tensor
+    ) -> torch.Tensor:
+        passes.append(attack.keywords["steps"] + (attack.func is mbnas.apgd))
+        return torch.as_tensor(standing(case, attack, model, before))
+
+    monkeypatch.setattr(script.Case, "standing", counted)
+    script.main()
+    kept = read_json(tmp_path / "restarts-two.json")
+    found = kept["measured"]["networks"]["one"]
+    assert all(0 <= value <= found["at first"] for row in found["left"].values() for value in row)
+    assert {len(row) for row in found["left"].values()} == {2}
+    own = mbnas.load_network(network)[2].threat.steps
+    assert sum(passes) == 3 * own + 2 * len(found["left"]) * script.PASSES
+    shown = importlib.import_module("readme_tables").restarts(kept)
+    assert f"| at first | {100 * found['at first']:.1f} |" in shown
+    passes.clear()
+    script.main()
+    assert passes == []
+    assert read_json(tmp_path / "restarts-two.json") == kept
 
 
 @pytest.mark.parametrize("script", ["collect_run"], indirect=True)

@@ -4,7 +4,7 @@ import statistics
 
 from mbnas import Assignment
 from mbnas.report import short
-from tables.cells import Result, averaged, difference, machine, percent, table
+from tables.cells import Result, averaged, difference, machine, over_seeds, percent, table
 
 
 def study(result: Result) -> str:
@@ -153,3 +153,21 @@ def retraining(result: Result) -> str:
         rows.append([*way, "mean", "", *map(percent, means)])
     header = ["start", "teacher", "assignment", "MBOPS", "natural", "PGD-20", "worst case"]
     return f"{described}\n\n{table(header, rows)}"
+
+
+def restarts(result: Result) -> str:
+    """Percent of images that each attack leaves of what stood at first."""
+    measured = result["measured"]
+    networks = measured["networks"]
+    left = [each["left"] for each in networks.values()]
+    first = [percent(each["at first"]) for each in networks.values()]
+    rows = [
+        [attack, *(over_seeds(each[attack]) for each in left)] for attack in dict.fromkeys(left[0])
+    ]
+    seeds = len(next(iter(left[0].values())))
+    described = (
+        f"`{result['command']}` ({machine(result)}). Percent of {measured['images']} test images "
+        f"that stand, mean ± standard deviation over {seeds} seeds of the attacks, each of "
+        f"{measured['passes']} passes in all."
+    )
+    return f"{described}\n\n{table(['', *networks], [['at first', *first], *rows])}"
