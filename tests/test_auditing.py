@@ -378,20 +378,21 @@ def test_a_loss_that_climbs_on_as_it_began_has_not_converged(
     assert check.verdict is verdict
 
 
-def test_iterations_and_starts_are_doubled_until_nothing_changes(tmp_path: Path) -> None:
+def test_iterations_and_starts_are_doubled_until_two_find_nothing(tmp_path: Path) -> None:
     plan = replace(PLAN, doublings=6, images=48)
     found = audit(
         *(honest(), IMAGES.first(48), THREAT, plan), seed=0, journal=Journal(tmp_path / "journal")
     )
     names = list(found.evidence.standing)
     doublings = [name for name in names if name.startswith(DOUBLED)]
-    before, *left = (
+    before, *left = (  # before the first doubling and after each
         int(found.evidence.standing[name].sum())
         for name in names[names.index(doublings[0]) - 1 : names.index(doublings[-1]) + 1]
     )
-    assert 1 <= len(doublings) < 6
-    assert left[-1] == (left[-2] if len(left) > 1 else before)
-    assert all(one > other for one, other in pairwise([before, *left[:-1]]))
+    assert 2 <= len(doublings) < 6
+    found_by_each = [one - other for one, other in pairwise([before, *left])]
+    assert found_by_each[-2:] == [0, 0]
+    assert [0, 0] not in map(list, pairwise(found_by_each[:-1]))
 
 
 def test_another_network_for_transfer_is_tried_last(tmp_path: Path) -> None:

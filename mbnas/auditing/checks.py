@@ -199,8 +199,8 @@ _FURTHER = (
     (
         "more iterations and starts",
         DOUBLED,
-        "Iterations, of falling steps, and starts doubled until that finds nothing or the plan "
-        "ends; the strongest attack takes turns with cross-entropy and the margin.",
+        "Iterations, of falling steps, and starts doubled until two doublings find nothing or the "
+        "plan ends; the strongest attack takes turns with cross-entropy and the margin.",
     ),
     (
         "Square, gradient-free",

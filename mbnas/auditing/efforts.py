@@ -22,7 +22,7 @@ class Plan:
             else each loss through the threat's own and another one, cross-entropy through each.
         apgd: iterations of APGD; targets: wrong classes that APGD-T goes for, 0 for none.
         queries: of Square.
-        doublings: how often iterations and restarts are doubled, if that goes on to find anything.
+        doublings: how often iterations and restarts are doubled, unless two in a row find nothing.
         noises: random perturbations of each image.
         curve_images: images behind the curves over eps and over iterations.
         autoattack: whether the reference implementation of AutoAttack is run, if installed.

@@ -22,6 +22,8 @@ from mbnas.settings import Surrogate
 RADII = (0.25, 0.5, 1, 2, 4, 8, 16)  # multiples of eps; the whole box follows
 PART = 1024
 """Images on which a further attack is finished before the next ones: a kill loses one part."""
+PATIENCE = 2
+"""Doublings that may find nothing before the next ones are left out: the first are short."""
 DOUBLED, SQUARE, AUTOATTACK, TRANSFER = "PGD, ", "Square, ", "AutoAttack", "transfer from "
 Pair = tuple[str, Surrogate]
 """A loss and the surrogate its gradient takes."""
@@ -91,9 +93,10 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
     parts = case.parts(PART)
     further = [_attacks(part, plan, sources, strongest) for part in parts]
     standing: dict[str, Tensor] = {}
-    left, settled = swept, False
+    left, in_vain = swept, 0
     for name, attempts in further[0].items():
-        if settled and name.startswith(DOUBLED):
+        doubled = name.startswith(DOUBLED)
+        if doubled and in_vain == PATIENCE:
             continue
         before = left
         for start in range(len(attempts)):
@@ -101,7 +104,7 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
             attempt = [attacks[name][start] for attacks in further]
             # What was measured before an interrupt may have begun with more than is left now.
             left = left & _part_by_part(entry, parts, attempt, left, ledger)
-        settled = name.startswith(DOUBLED) and torch.equal(before, left)
+        in_vain = in_vain + 1 if doubled and torch.equal(before, left) else 0
         standing[name] = left
     return Evidence(
         natural=natural,
