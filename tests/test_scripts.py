@@ -827,13 +827,11 @@ def test_claims_of_the_paper_come_with_their_standard_errors(script: ModuleType)
     assert paper in shown
     assert "32x32" not in shown  # there FastAT was studied
     kept = {
-        each["network"]: 100 * each["worst_case"]["accuracy"]
-        for each in read_json(script.RESULTS / f"{script.AUDITED_ALIKE}.json")["measured"][
-            "networks"
-        ]
+        each["network"]: each for each in script.read(script.AUDITED_ALIKE)["measured"]["networks"]
     }
-    one, other = (kept[f"resnet20-{each}-taught-cpu"] for each in ("mbn3x1", "mbn1x3"))
-    error = math.sqrt((one * (100 - one) + other * (100 - other)) / 500)
+    audits = [kept[f"resnet20-{each}-taught-cpu"] for each in ("mbn3x1", "mbn1x3")]
+    one, other = (100 * each["worst_case"]["accuracy"] for each in audits)
+    error = math.sqrt((one * (100 - one) + other * (100 - other)) / audits[0]["images"])
     assert f"| {one:.1f} - {other:.1f} = {one - other:+.1f} ({error:.1f}) |" in shown
     rows = read_json(script.RESULTS / "study-surrogates-32.json")["measured"]["by seed"]
     a, b = ([row["worst"] for row in rows[f"polynomial {each}"]] for each in ("mbn3x3", "float"))

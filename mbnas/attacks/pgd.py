@@ -44,7 +44,8 @@ def pgd(
             ``losses.towards(losses.margin)``; an image is broken by any wrong class all the same.
         stop_when_broken: return the first misclassified iterate of each image, which then leaves
             the batch; otherwise return the last iterate, as much of the literature does.
-        annealed: let the step fall to nothing, to step (1 + cos(pi i / steps)) / 2 of iteration i.
+        annealed: let the step fall along half a cosine, to ``step * (1 + cos(pi i / steps)) / 2``
+            in iteration i (as learning rates do by Loshchilov & Hutter 2017, Eq. 5).
 
     Returns:
         (B, C, H, W), within ``eps`` of ``x`` and within [0, 1].

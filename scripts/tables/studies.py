@@ -164,10 +164,11 @@ def restarts(result: Result) -> str:
     rows = [
         [attack, *(over_seeds(each[attack]) for each in left)] for attack in dict.fromkeys(left[0])
     ]
+    names = [name.removeprefix("paper-") for name in networks]
     seeds = len(next(iter(left[0].values())))
     described = (
         f"`{result['command']}` ({machine(result)}). Percent of {measured['images']} test images "
         f"that stand, mean ± standard deviation over {seeds} seeds of the attacks, each of "
         f"{measured['passes']} passes in all."
     )
-    return f"{described}\n\n{table(['', *networks], [['at first', *first], *rows])}"
+    return f"{described}\n\n{table(['', *names], [['at first', *first], *rows])}"
