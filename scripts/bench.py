@@ -237,6 +237,14 @@ def name_of(network: Path) -> str:
     return file.parent.name if file.name == NETWORK_FILE else file.stem
 
 
+def names_of(networks: Sequence[Path], parser: argparse.ArgumentParser) -> list[str]:
+    """Of each network; a script whose results are named so ends here if two are alike."""
+    names = [name_of(each) for each in networks]
+    if len(set(names)) < len(names):
+        parser.error(f"results are named like networks, which are not all different: {names}")
+    return names
+
+
 def first(images: Images, count: int) -> Images:
     """So many images.
 

@@ -106,9 +106,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if len(arguments.seeds) < 2:
         parser.error("a spread takes two seeds at least")
-    names = [bench.name_of(path) for path in arguments.networks]
-    if len(set(names)) < len(names):
-        parser.error(f"results are named like networks, which are not all different: {names}")
+    names = bench.names_of(arguments.networks, parser)
     arguments.work.mkdir(parents=True, exist_ok=True)
     measured: dict[str, Any] = {}
     for name, path in zip(names, arguments.networks, strict=True):

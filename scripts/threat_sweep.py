@@ -122,9 +122,7 @@ def main() -> None:
     parser.add_argument("--threads", type=bench.positive, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    names = [bench.name_of(path) for path in arguments.networks]
-    if len(set(names)) < len(names):
-        parser.error(f"results are named like networks, which are not all different: {names}")
+    names = bench.names_of(arguments.networks, parser)
     arguments.out.mkdir(parents=True, exist_ok=True)
     targets = {name: arguments.out / f"threat-sweep-{name}" for name in names}
     journals = {name: Journal(Path(f"{target}.jsonl")) for name, target in targets.items()}
