@@ -302,7 +302,7 @@ def test_a_network_is_called_like_its_folder_or_its_file(
         ("study_recipe", ("--data", "{}/none", "--work", "{}/work")),
         ("study_ranking", ("{}/none", "--work", "{}/work")),
         ("threat_sweep", ("{}/none", "--out", "{}")),
-        ("check_attacks", ("{}/none", "--data", "{}/none")),
+        ("check_attacks", ("{}/none", "--work", "{}/work")),
         ("study_restarts", ("{}/none", "--work", "{}/work")),
         ("audit_kept", ("{}/none", "--work", "{}/work")),
         ("collect_run", ("{}/none", "--command", "mbnas search", "--commit", "0")),
