@@ -5,7 +5,8 @@
 
 Worst cases of results that were measured at different commits compare but roughly, since audits
 grow better. Each network is a file of weights, such as those kept beside results; audits and their
-pages are kept in the work folder. Interrupted, it goes on where it stopped.
+pages are kept in the work folder, which serves one version of mbnas. Interrupted, it goes on where
+it stopped.
 """
 
 import shutil
@@ -16,7 +17,29 @@ import bench
 
 from mbnas import Effort
 from mbnas.checkpoints import NETWORK_FILE, load_network
+from mbnas.errors import SettingsError
+from mbnas.files import write_text
 from mbnas.inspection import audit_checkpoint
+
+ROW = ("threat", "images", "natural", "paper", "worst_case", "standing_after", "verdict")
+
+
+def require_own(work: Path) -> None:
+    """Check that audits in the folder are by the code that runs: finished ones are only read.
+
+    Raises:
+        SettingsError: if they are not.
+    """
+    file = work / "mbnas.txt"
+    work.mkdir(parents=True, exist_ok=True)
+    if not any(work.iterdir()):
+        write_text(file, bench.LIBRARY)
+    began = file.read_text() if file.exists() else "something else"
+    if began != bench.LIBRARY:
+        raise SettingsError(
+            f"{str(work)!r} was begun by {began}, and mbnas was changed last by {bench.LIBRARY}; "
+            "choose another --work to audit all by the same code"
+        )
 
 
 def audited(weights: Path, folder: Path, effort: Effort, data: Path | None) -> dict[str, Any]:
@@ -29,8 +52,7 @@ def audited(weights: Path, folder: Path, effort: Effort, data: Path | None) -> d
         "network": weights.stem.removeprefix("paper-"),
         "training": settings.retraining.training,
         "seed": settings.seed,
-        **{key: found[key] for key in ("threat", "images", "natural", "paper", "worst_case")},
-        "verdict": found["verdict"],
+        **{key: found[key] for key in ROW},
     }
 
 
@@ -45,6 +67,7 @@ def main() -> None:
     stems = [each.stem for each in arguments.weights]
     if len(set(stems)) < len(stems):
         parser.error(f"audits are kept by the names of files, which are not all different: {stems}")
+    require_own(arguments.work)
     effort, data = arguments.effort, arguments.data
     rows = [audited(each, arguments.work / each.stem, effort, data) for each in arguments.weights]
     bench.show(

@@ -35,20 +35,20 @@ from mbnas.environment import environment
 from mbnas.errors import MbnasError, SettingsError
 from mbnas.files import UNWRITABLE, read_json, write_text
 from mbnas.images import Images
+from mbnas.inspection import audit_file
 from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
 from mbnas.progress import log
 from mbnas.quantizers import staircase
-from mbnas.retraining import METRICS_FILE
 from mbnas.runs import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 SOURCES = ("mbnas", "search_spaces", "scripts/*.py", "scripts/paper.csv")  # of results
 
 
-def _commit() -> str:
-    """Of the code that runs; results may have changed since."""
+def _commit(*sources: str, of: Sequence[str]) -> str:
+    """The one that git names for these words, and whether the sources have changed since."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(RESULTS.parent.parent), *words]
@@ -56,11 +56,13 @@ def _commit() -> str:
 
     if shutil.which("git") is None:
         return "unknown"
-    changed = git("status", "--porcelain", *SOURCES)
-    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+    return git(*of) + ("-dirty" if git("status", "--porcelain", *sources) else "")
 
 
-COMMIT = _commit()  # now: it may be another one when what takes hours has ended
+# Now: they may be others when what takes hours has ended.
+COMMIT = _commit(*SOURCES, of=["rev-parse", "--short", "HEAD"])
+LIBRARY = _commit("mbnas", of=["log", "-1", "--format=%h", "--", "mbnas"])
+"""The commit that changed mbnas last: what it measured may lie beside what another one did."""
 
 
 def expanded(network: Network) -> Network:
@@ -197,10 +199,10 @@ def settled(space: Path, own: Sequence[str], changes: Sequence[str]) -> mbnas.Se
 
 
 def finds(run: RunFolder) -> list[Path]:
-    """Folders of the Pareto members that a run has trained and measured."""
+    """Folders of the Pareto members that a run has trained and audited: others lack its audit."""
     front = read_json(run.pareto_file, advice="let its search come to its end first")
-    members = [run.candidate(each["id"]) for each in front]
-    return sorted(each for each in members if (each / METRICS_FILE).exists())
+    members, effort = [run.candidate(each["id"]) for each in front], run.settings().test.audit
+    return sorted(each for each in members if audit_file(each, effort).exists())
 
 
 def copied(run: RunFolder, target: Path, without: str) -> RunFolder:

@@ -160,7 +160,11 @@ def main() -> None:
         images = bench.test_images(path, settings, arguments.data, arguments.images)
         model = bench.SeenThrough(freeze(network), Surrogate.POLYNOMIAL).eval()
         compared = attacks(model, settings.threat, arguments.runs, arguments.square_runs)
-        origin = {"network": digest(path), "images": arguments.images}
+        origin = {
+            "network": digest(path),
+            "images": arguments.images,
+            "commit of mbnas": bench.LIBRARY,
+        }
         journal = Journal(arguments.work / f"{format_}.jsonl")
         total = 1 + sum(each.runs * (1 + len(each.theirs)) for each in compared.values())
         with bar(str(format_), total, len(journal.read())) as advance:

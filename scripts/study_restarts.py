@@ -113,7 +113,12 @@ def main() -> None:
         network, _, settings = load_network(path)
         images = bench.test_images(path, settings, arguments.data, arguments.images)
         case = Case(freeze(network), images, settings.threat, seed=0)
-        origin = {"network": digest(path), "images": arguments.images}
+        origin = {
+            "network": digest(path),
+            "images": arguments.images,
+            "passes": PASSES,
+            "commit of mbnas": bench.LIBRARY,
+        }
         journal = Journal(arguments.work / f"{name}.jsonl")
         total = 2 + len(arguments.seeds) * len(attacks(case, 0))
         with bar(name, total, len(journal.read())) as advance:

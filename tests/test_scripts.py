@@ -583,6 +583,12 @@ def test_kept_networks_are_audited_once_each_on_its_own(
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert read_json(tmp_path / "audits-two.json") == result
+    monkeypatch.setattr(script.bench, "LIBRARY", "0123456")
+    with pytest.raises(SettingsError, match="was changed last by 0123456; choose another"):
+        script.main()
+    (tmp_path / "work" / "mbnas.txt").unlink()
+    with pytest.raises(SettingsError, match="was begun by something else"):
+        script.main()
 
 
 @pytest.mark.parametrize("script", ["study_restarts"], indirect=True)
@@ -658,6 +664,21 @@ def test_other_audits_of_the_same_networks_are_shown_beside(
     audited = r"30\.0 \(25\.0–35\.0\) [A-Z]+"
     rows = re.findall(rf"\) [A-Z]+ \| {audited} \| (.+)\|$", shown, re.MULTILINE)
     assert {re.sub(audited, "30.0", each) for each in rows} == {"– | – ", "30.0 | breaks 3 of 64 "}
+
+
+@pytest.mark.parametrize("script", ["collect_run"], indirect=True)
+def test_what_was_retrained_by_hand_is_no_find(
+    script: ModuleType, run: RunFolder, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    first, second = sorted(copy.glob("candidates/*"))
+    (first / "audit-quick.json").unlink()
+    (found,) = script.collected(mbnas.runs.reopen(copy), "mbnas search", "0123456")["retrained"]
+    assert found["id"] == second.name
+    (second / "audit-quick.json").unlink()
+    with pytest.raises(SettingsError, match="has retrained nothing that could be shown"):
+        script.collected(mbnas.runs.reopen(copy), "mbnas search", "0123456")
 
 
 @pytest.mark.parametrize("script", ["study_ranking"], indirect=True)
