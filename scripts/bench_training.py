@@ -24,6 +24,7 @@ from mbnas.formats import Format
 from mbnas.networks import Network, build_network, freeze
 from mbnas.objectives import without_gradients
 from mbnas.precision import autocast, has_bfloat16
+from mbnas.progress import log
 from mbnas.settings import Precision, Recipe, Surrogate
 
 EPS, FASTAT_STEP, PGD_STEP = 8 / 255, 10 / 255, 2 / 255
@@ -149,7 +150,10 @@ def main() -> None:
         name: phases(network.to(x.device), x, y, Precision.FLOAT32)
         for name, (network, _) in variants.items()
     }
-    for format_ in arguments.bfloat16 if has_bfloat16(x.device) else []:
+    if arguments.bfloat16 and not has_bfloat16(x.device):
+        log.warning("this processor does not multiply bfloat16 natively: nothing is timed in it")
+        arguments.bfloat16 = []
+    for format_ in arguments.bfloat16:
         name = f"{format_} bfloat16"
         variants[name] = (fresh(format_ if format_ == "float" else f"mbn{format_}"), bench.compiled)
         calls[name] = phases(variants[name][0].to(x.device), x, y, Precision.BFLOAT16)
