@@ -41,6 +41,8 @@ app = typer.Typer(
     "Layer-wise search over multi-bit networks for accuracy, robustness and bit-operations.",
 )
 
+INTERRUPTED = 130
+"""Exit code, that of a shell: 128 and the number of the signal."""
 Space = Annotated[Path | None, typer.Option(help="YAML file of the search space.")]
 Budget = Annotated[str | None, typer.Option(help="Most BOPS a network may cost, e.g. 2e8.")]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the images.")]
@@ -61,7 +63,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with parallel.together():
-            app(standalone_mode=False, prog_name="mbnas")
+            if app(standalone_mode=False, prog_name="mbnas") == INTERRUPTED:
+                raise KeyboardInterrupt  # which typer has swallowed
     except MbnasError as error:
         _fail(str(error), error.exit_code)
     except TyperException as error:
@@ -70,7 +73,7 @@ def main() -> None:
         known = [word for word in sys.argv[1:2] if word in commands]
         _fail(f"{reason}; see {' '.join(['mbnas', *known, '--help'])}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on with what was kept", 130)
+        _fail("interrupted; the same command goes on with what was kept, if anything", INTERRUPTED)
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(". ")[0]
         _fail(
@@ -153,7 +156,7 @@ def search(
             outcome = pipeline.run_search(settings, folder, scoring, supernet)
     except KeyboardInterrupt:
         if not runs.RunFolder(folder).settings_file.exists():
-            _fail("interrupted before the run began; give the same command again", 130)
+            _fail("interrupted before the run began; give the same command again", INTERRUPTED)
         flags: list[tuple[str, object]] = [
             ("--executor", executor),
             ("--workers", workers),
@@ -168,7 +171,7 @@ def search(
         given = [(flag, str(value)) for flag, value in flags if value not in (None, "ray")]
         start = [*parallel.launcher(), "mbnas", "search", *["--json"] * as_json]
         go_on = [*start, "--resume", str(folder), *chain.from_iterable(given)]
-        _fail(f"interrupted; go on with: {shlex.join(go_on)}", 130)
+        _fail(f"interrupted; go on with: {shlex.join(go_on)}", INTERRUPTED)
     if as_json:
         _print_json(
             {

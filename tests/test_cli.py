@@ -631,6 +631,28 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    ("stage", "command"),
+    [
+        ("pipeline.train_network", ("train", *SPACE, "--format", "float")),
+        ("pipeline.retrain_candidate", ("retrain", "runs/one", "--candidate", "0123")),
+        ("inspection.evaluate_checkpoint", ("evaluate", "runs/one")),
+        ("inspection.audit_checkpoint", ("audit", "runs/one")),
+    ],
+)
+def test_no_interrupted_command_is_taken_for_a_finished_one(
+    mistake: Callable[..., str],
+    stage: str,
+    command: tuple[str, ...],
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"mbnas.{stage}", interrupted)
+    given = [str(finished) if each == "runs/one" else each for each in command]
+    line = mistake(*given, code=130)
+    assert line == "mbnas: interrupted; the same command goes on with what was kept, if anything"
+
+
 def test_too_little_memory_on_a_gpu_is_answered_in_one_line(
     mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
