@@ -114,7 +114,7 @@ def fit(
     precision = str(computed_in(recipe, next(module.parameters()).device))
     with bar(title, recipe.epochs * batches, done=len(history) * batches) as advance:
         for number in range(len(history) + 1, recipe.epochs + 1):
-            if _collapsed(history, recipe):
+            if _collapsed(history, recipe, guarded):
                 break
             rng, accumulate = generator(seed, "epoch", number), objective(number)
             shuffled = train.shuffled(
@@ -145,7 +145,14 @@ def fit(
     module.load_state_dict(chosen)
     module.eval()
     trained = Trained(history, kept(history, recipe, guarded))
-    _tell_kept(title, trained, recipe, settings.threat.surrogate)
+    if _collapsed(history, recipe, guarded):
+        remedies = " or ".join(_remedies(recipe, settings.threat.surrogate))
+        log.warning(
+            "%s collapsed under attack and was stopped after epoch %d of %d; %s may help",
+            *(title, len(history), recipe.epochs, remedies),
+        )
+    if trained.kept is not history[-1]:
+        log.info("%s keeps %s", title, trained.kept)
     return trained
 
 
@@ -179,7 +186,7 @@ def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:
     """
     chosen = history[0]
     for count, epoch in enumerate(history, start=1):
-        standing = _standing(history[:count], recipe)
+        standing = _standing(history[:count], recipe, images)
         best = max(standing, key=lambda each: (_worth(each, recipe), each.number))
         least = _worth(best, recipe) - _standard_error(best, recipe, images)
         near = epoch in standing and _worth(epoch, recipe) >= least
@@ -188,15 +195,17 @@ def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:
     return chosen
 
 
-def _standing(history: Sequence[Epoch], recipe: Recipe) -> Sequence[Epoch]:
-    """Those with half of the highest robust accuracy at least, where that is trained for.
+def _standing(history: Sequence[Epoch], recipe: Recipe, images: int) -> Sequence[Epoch]:
+    """Those with half of the highest robust accuracy, or nearly, where that is trained for.
 
-    While it collapses, natural accuracy may rise, and with it what an epoch seems to be worth.
+    While it collapses, natural accuracy may rise, and with it what an epoch seems to be worth. What
+    is missing from half of a highest one of few images, 1.5 standard errors at most, may be chance.
     """
     if recipe.training is Training.NATURAL:
         return history
     highest = max(epoch.robust for epoch in history)
-    return [epoch for epoch in history if epoch.robust >= highest / 2]
+    least = highest / 2 - 1.5 * math.sqrt(highest * (1 - highest) / images)
+    return [epoch for epoch in history if epoch.robust >= least]
 
 
 def _worth(epoch: Epoch, recipe: Recipe) -> float:
@@ -215,26 +224,15 @@ def worth(natural: float, robust: float, training: Training) -> float:
     return natural if training is Training.NATURAL else natural + robust
 
 
-def _collapsed(history: Sequence[Epoch], recipe: Recipe) -> bool:
+def _collapsed(history: Sequence[Epoch], recipe: Recipe, images: int) -> bool:
     """Whether two epochs in a row have less than half of the highest robust accuracy.
 
     Catastrophic overfitting to single-step perturbations (Wong et al. 2020, Sec. 5.4).
     """
     if len(history) < 2:
         return False
-    standing = _standing(history, recipe)
+    standing = _standing(history, recipe, images)
     return all(epoch not in standing for epoch in history[-2:])
-
-
-def _tell_kept(title: str, trained: Trained, recipe: Recipe, attack: Surrogate) -> None:
-    last = trained.epochs[-1]
-    if _collapsed(trained.epochs, recipe):
-        log.warning(
-            "%s collapsed under attack and was stopped after epoch %d of %d; %s may help",
-            *(title, last.number, recipe.epochs, " or ".join(_remedies(recipe, attack))),
-        )
-    if trained.kept is not last:
-        log.info("%s keeps %s", title, trained.kept)
 
 
 def _remedies(recipe: Recipe, attack: Surrogate) -> list[str]:
