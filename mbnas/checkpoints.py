@@ -72,17 +72,24 @@ def supernet_settings(path: Path) -> Settings:
 
 
 def save_network(
-    path: Path, network: Network, format_: Format, settings: Settings, images: Images
+    path: Path,
+    network: Network,
+    format_: Format,
+    settings: Settings,
+    images: Images,
+    held_out: Images,
 ) -> None:
     """Write a network, its number format and the settings it was trained with.
 
     Args:
         images: the test images, the only ones it may be measured on.
+        held_out: the validation images; others may be among those that it was trained on.
     """
     described = {
         "settings": settings.model_dump(mode="json"),
         "format": str(format_),
         "images": fingerprint(images),
+        "held out": fingerprint(held_out),
     }
     _save(path, network, described)
 
@@ -116,16 +123,35 @@ def require_images_of(path: Path, images: Images) -> None:
     Raises:
         DataError: if they are not.
     """
-    try:
-        with safe_open(network_file(path), framework="pt") as file:
-            known = json.loads(file.metadata()["mbnas"])["images"]
-    except KeyError:
-        raise _foreign(network_file(path)) from None
-    if known != fingerprint(images):
+    if _described(path).get("images") != fingerprint(images):
         raise DataError(
             f"these test images are not those that {str(path)!r} belongs to; "
             "give the folder it was trained on with --data DIR"
         )
+
+
+def require_held_out(path: Path, validation: Images) -> None:
+    """Check that a network was trained on none of these images, as far as its file tells.
+
+    Raises:
+        DataError: if they are others than those that were held out from it.
+    """
+    here = fingerprint(validation)
+    if _described(path).get("held out", here) != here:  # earlier versions did not write it
+        raise DataError(
+            f"{str(path)!r} may have been trained on images that are held out here: the training "
+            "set is not what it was; give the folder it was trained on with --data DIR"
+        )
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What the file of a network says beside its tensors."""
+    try:
+        with safe_open(network_file(path), framework="pt") as file:
+            described: dict[str, Any] = json.loads(file.metadata()["mbnas"])
+    except KeyError:
+        raise _foreign(network_file(path)) from None
+    return described
 
 
 def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ def run_search(
     executor.check()
     runs.require_new(out)
     data = datasets.load(settings.data, settings.seed)
-    require_named_networks(settings, data.test)
+    require_named_networks(settings, data)
     _require_equal_parts(settings, data)
     other = None if supernet_of is None else runs.reopen(supernet_of)
     known = None if other is None else trained_before(other, settings, data)
@@ -120,7 +120,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         "start a new run with --out",
     )
     data = datasets.load(settings.data, settings.seed)
-    require_named_networks(settings, data.test)
+    require_named_networks(settings, data)
     _require_equal_parts(settings, data)
     with parallel.alone_in(path):
         return _all_stages(folder, settings, data, executor)
@@ -178,7 +178,7 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
         return done
     if not any(path.glob("*training-*.pt*")):  # begun before
         runs.require_new(path)
-    require_named_networks(settings, data.test)
+    require_named_networks(settings, data)
     path.mkdir(parents=True, exist_ok=True)
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
         return retrain(settings, format_, data.to(device), path, source=None, device=device)

@@ -17,7 +17,7 @@ from mbnas import data as datasets
 from mbnas import parallel, runs
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone
-from mbnas.checkpoints import digest, load_network, require_images_of
+from mbnas.checkpoints import digest, load_network, require_held_out, require_images_of
 from mbnas.devices import pick_device
 from mbnas.errors import SettingsError
 from mbnas.files import read_json, write_json
@@ -97,7 +97,8 @@ def prune_network(
     device, source = pick_device(settings.device), Dense(dense, family)
     data = datasets.load(settings.data, settings.seed)
     require_images_of(trained, data.test)
-    require_named_networks(settings, data.test)
+    require_held_out(trained, data.validation)
+    require_named_networks(settings, data)
     data.train.batch_size(settings.retraining.batch_size, parallel.count())
     parallel.led(lambda: _require_place(path))
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):

@@ -11,7 +11,14 @@ import torch
 
 from mbnas import parallel
 from mbnas.bops import bops
-from mbnas.checkpoints import NETWORK_FILE, digest, load_network, require_images_of, save_network
+from mbnas.checkpoints import (
+    NETWORK_FILE,
+    digest,
+    load_network,
+    require_held_out,
+    require_images_of,
+    save_network,
+)
 from mbnas.data import Data, fingerprint
 from mbnas.environment import environment
 from mbnas.errors import DataError, SettingsError
@@ -135,7 +142,8 @@ def retrain(
 
     def tested() -> Metrics:
         write_text(folder / "assignment.txt", f"{format_.widths}\n")
-        save_network(folder / NETWORK_FILE, network, format_, settings, data.test)
+        file = folder / NETWORK_FILE
+        save_network(file, network, format_, settings, data.test, data.validation)
         metrics = {
             **described(settings, format_),
             "start": start,
@@ -178,7 +186,7 @@ def _start(
     network.standardise_by(*data.statistics())
     start = settings.retraining.start
     if isinstance(start, Path):
-        take_over(network, _forerunner(start, settings, data.test))
+        take_over(network, _forerunner(start, settings, data))
     return network
 
 
@@ -189,11 +197,12 @@ def _kind(settings: Settings, source: Source | None) -> str:
     return "network" if isinstance(settings.retraining.start, Path) else "scratch"
 
 
-def require_named_networks(settings: Settings, images: Images) -> None:
+def require_named_networks(settings: Settings, data: Data) -> None:
     """Check the networks that are to teach or to be started from before anything is trained.
 
     Args:
-        images: the test images, which must be theirs, so that they learned from none of them.
+        data: its test images must be theirs, so that they learned from none of them, and of the
+            one to start from the validation images.
 
     Raises:
         DataError: if one is missing, corrupt, or was trained on other images.
@@ -201,9 +210,9 @@ def require_named_networks(settings: Settings, images: Images) -> None:
     """
     recipe = settings.retraining
     if isinstance(recipe.teacher, Path):
-        frozen_network(recipe.teacher, images)
+        frozen_network(recipe.teacher, data.test)
     if isinstance(recipe.start, Path):
-        _forerunner(recipe.start, settings, images)
+        _forerunner(recipe.start, settings, data)
 
 
 def frozen_network(path: Path, images: Images) -> Network:
@@ -217,16 +226,17 @@ def frozen_network(path: Path, images: Images) -> Network:
     return freeze(network.to(images.device))
 
 
-def _forerunner(path: Path, settings: Settings, images: Images) -> Network:
+def _forerunner(path: Path, settings: Settings, data: Data) -> Network:
     """The network to start from: of our convolutions, and taught none of our validation images."""
     network, _, trained = load_network(path)
-    require_images_of(path, images)
+    require_images_of(path, data.test)
     if (trained.seed, trained.data.validation) != (settings.seed, settings.data.validation):
         raise SettingsError(
             f"{str(path)!r} was trained with seed={trained.seed} and "
             f"data.validation={trained.data.validation}, thus on images that are held out here; "
             "go on with those values"
         )
+    require_held_out(path, data.validation)
     if network.backbone.rows != settings.table.rows:
         there, here = trained.backbone, settings.backbone
         raise SettingsError(

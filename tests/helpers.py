@@ -138,6 +138,7 @@ def saved(folder: Path, text: str, images: Images | None = None) -> Path:
     folder.mkdir(parents=True)
     format_ = Format.parse(text, settings.space.layers)
     network = scrambled(lambda: build_network(settings.table, format_))
-    digits = datasets.load(settings.data, settings.seed).test
-    save_network(folder / NETWORK_FILE, network, format_, settings, images or digits)
+    digits = datasets.load(settings.data, settings.seed)
+    tested = images or digits.test
+    save_network(folder / NETWORK_FILE, network, format_, settings, tested, digits.validation)
     return folder

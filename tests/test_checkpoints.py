@@ -44,7 +44,7 @@ def random_network() -> Network:
 @pytest.fixture
 def network_file(tmp_path: Path) -> Path:
     path = tmp_path / NETWORK_FILE
-    save_network(path, random_network(), FORMAT, SETTINGS, IMAGES)
+    save_network(path, random_network(), FORMAT, SETTINGS, IMAGES, IMAGES)
     return path
 
 
@@ -101,7 +101,7 @@ def test_loading_draws_no_random_numbers(network_file: Path, supernet_file: Path
 
 def test_saving_leaves_the_module_alone(tmp_path: Path) -> None:
     network = random_network().train()
-    save_network(tmp_path / "file", network, FORMAT, SETTINGS, IMAGES)
+    save_network(tmp_path / "file", network, FORMAT, SETTINGS, IMAGES, IMAGES)
     assert network.training
     assert same(network, random_network())
 
@@ -175,14 +175,14 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network = random_network()
     with torch.no_grad():
         next(iter(network.convolutions.values())).weight[0, 0, 0, 0] = torch.nan
-    save_network(tmp_path / NETWORK_FILE, network, FORMAT, SETTINGS, IMAGES)
+    save_network(tmp_path / NETWORK_FILE, network, FORMAT, SETTINGS, IMAGES, IMAGES)
     assert "not finite" in complaint(load_network, tmp_path / NETWORK_FILE)
 
 
 @pytest.mark.parametrize("bases", ["1x1", "2x2"])
 def test_weights_that_do_not_fit_their_description_are_refused(tmp_path: Path, bases: str) -> None:
     other = Assignment.parse(bases, SPACE.layers)
-    save_network(tmp_path / NETWORK_FILE, multibit(TABLE, other), FORMAT, SETTINGS, IMAGES)
+    save_network(tmp_path / NETWORK_FILE, multibit(TABLE, other), FORMAT, SETTINGS, IMAGES, IMAGES)
     assert "was not written by this version of mbnas" in complaint(
         load_network, tmp_path / NETWORK_FILE
     )

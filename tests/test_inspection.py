@@ -191,7 +191,7 @@ def test_a_diverged_network_is_refused(
     network = scrambled(lambda: build_network(SETTINGS.table, format_))
     with torch.no_grad():
         network.classifier.weight.fill_(value)
-    images = datasets.load_test(SETTINGS.data)
-    save_network(folder / NETWORK_FILE, network, format_, SETTINGS, images)
+    data = datasets.load(SETTINGS.data, SETTINGS.seed)
+    save_network(folder / NETWORK_FILE, network, format_, SETTINGS, data.test, data.validation)
     with pytest.raises(error, match="not finite"):
         evaluate_checkpoint(folder)

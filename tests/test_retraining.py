@@ -134,9 +134,9 @@ def test_no_network_of_other_images_takes_part(tmp_path: Path, role: str) -> Non
     from_supernet(tmp_path / "first")
     named = tiny(f"retraining.{role}={tmp_path / 'first'}")
     other = replace(DATA, test=noise(40, TABLE.image, TABLE.classes, 9))
-    require_named_networks(named, DATA.test)
+    require_named_networks(named, DATA)
     with pytest.raises(DataError, match="these test images are not those"):
-        require_named_networks(named, other.test)
+        require_named_networks(named, other)
     with pytest.raises(DataError, match="these test images are not those"):
         retrain(named, Format.multibit(MIXED), other, tmp_path / "next", source=None, device=CPU)
 
@@ -147,7 +147,12 @@ def test_it_starts_from_no_network_of_another_split_or_other_convolutions(tmp_pa
     for change in ("seed=1", "data.validation=21"):
         split = tiny(change, f"retraining.start={tmp_path / 'first'}")
         with pytest.raises(SettingsError, match="on images that are held out here"):
-            require_named_networks(split, DATA.test)
+            require_named_networks(split, DATA)
+    named = tiny(f"retraining.start={tmp_path / 'first'}")
+    require_named_networks(named, DATA)
+    grown = replace(DATA, validation=DATA.train.first(20))
+    with pytest.raises(DataError, match="may have been trained on images that are held out here"):
+        require_named_networks(named, grown)
     wide = tiny("backbone.width=4", f"retraining.start={tmp_path / 'first'}")
     with pytest.raises(SettingsError, match="of width 2, where a resnet8 of width 4"):
         retrain(wide, Format.multibit(MIXED), DATA, tmp_path / "wide", source=None, device=CPU)
