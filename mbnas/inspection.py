@@ -10,7 +10,7 @@ from typing import Any
 
 from mbnas import config, parallel
 from mbnas import data as datasets
-from mbnas.auditing import PLANS, audit, begun_with, feasible, page
+from mbnas.auditing import PLANS, audit, begun_with, feasible, page, version
 from mbnas.checkpoints import NETWORK_FILE, digest, load_network, network_file, require_images_of
 from mbnas.devices import pick_device
 from mbnas.environment import environment
@@ -28,6 +28,7 @@ from mbnas.settings import Effort, Settings
 from mbnas.threads import suited_to
 
 _KEEP = "move it away, and its page, to keep both audits, or delete it"
+_ANEW = "move it away, and its page, to audit by this one"
 
 
 def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def audit_checkpoint(
     known = [network_file(each).resolve() for each in (path, *others)]
     sources = {each.name: each for each in others}
     further = [each for each in transfer if network_file(each).resolve() not in known]
-    sources |= {str(each.resolve() if str(each) in sources else each): each for each in further}
+    sources |= {_place(each): each for each in further}
     return parallel.led(
         lambda: audited(network, format_.id, settings, images, path, effort, sources)
     )
@@ -116,6 +117,8 @@ def audited(
         enough = (plan.record(), replace(plan, autoattack=True).record())
         if known is not None and known["plan"] in enough and asked <= names.keys():
             log.info("%s was made before; this is what it says", file)
+            if known.get("attacks") != version():
+                log.warning("it was made by another version of the attacks; %s", _ANEW)
             if begun_with(journal) <= known["sources"].keys():  # left by a kill
                 journal.remove()
         else:
@@ -177,6 +180,12 @@ def _require_no_more_tried(tried: Mapping[str, str], asked: AbstractSet[str], fi
             f"{str(file)!r} was made with adversarial images of {', '.join(missing)}, too; give "
             f"--transfer PATH for each of these networks, or {_KEEP}"
         )
+
+
+def _place(path: Path) -> str:
+    """Where a network lies, however that is spelt: an unfinished audit knows it by this."""
+    file = network_file(path).resolve()
+    return str(file.parent if file.name == NETWORK_FILE else file)
 
 
 def siblings(folder: Path) -> list[Path]:

@@ -75,6 +75,37 @@ def test_a_network_called_like_a_sibling_is_tried_beside_it(
     assert found["sources"].keys() == {"other", str(others / "other")}
 
 
+def test_an_audit_goes_on_however_the_other_network_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (saved(tmp_path / each, text) for each, text in (("a", "mbn1x1"), ("b", "float")))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mbnas.auditing.case.Case.rise", Mock(side_effect=KeyboardInterrupt))
+        audit_checkpoint(one, Effort.QUICK, transfer=[two])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mbnas.auditing.case.Case.natural", None)  # which was measured before
+    found = audit_checkpoint(one, Effort.QUICK, transfer=[Path("b")])
+    assert found["sources"].keys() == {str(two)}
+
+
+def test_audits_by_other_attacks_are_told_from_todays_and_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, made = (saved(tmp_path / each, "mbn1x1") for each in ("begun", "made"))
+    first = audit_checkpoint(made, Effort.QUICK)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mbnas.auditing.case.Case.rise", Mock(side_effect=KeyboardInterrupt))
+        audit_checkpoint(begun, Effort.QUICK)
+    assert audit_checkpoint(made, Effort.QUICK) == first
+    assert "another version of the attacks" not in caplog.text
+    monkeypatch.setattr("mbnas.inspection.version", lambda: "0123456789ab")
+    monkeypatch.setattr("mbnas.auditing.auditor.version", lambda: "0123456789ab")
+    assert audit_checkpoint(made, Effort.QUICK) == first
+    assert "made by another version of the attacks; move it away" in caplog.text
+    with pytest.raises(DataError, match="was begun with another version of the attacks; go on"):
+        audit_checkpoint(begun, Effort.QUICK)
+
+
 def test_what_is_known_takes_nothing_from_an_audit_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +148,7 @@ def test_no_network_attacks_itself_and_equal_names_do_not_hide_each_other(tmp_pa
     audit_checkpoint(one, Effort.QUICK, transfer=[one, one / NETWORK_FILE, two / NETWORK_FILE])
     record = json.loads(audit_file(one, Effort.QUICK).read_text())
     transfers = [each for each in record["standing_after"] if each.startswith("transfer from ")]
-    assert transfers == [f"transfer from {two / NETWORK_FILE}"]
+    assert transfers == [f"transfer from {two}"]
 
 
 def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """How robust a network is when everything is tried."""
 
-from mbnas.auditing.auditor import Audit, audit, begun_with, feasible
+from mbnas.auditing.auditor import Audit, audit, begun_with, feasible, version
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Verdict
 from mbnas.auditing.efforts import PLANS, Plan
@@ -14,4 +14,5 @@ __all__ = [
     "audit",
     "begun_with",
     "feasible",
+    "version",
 ]

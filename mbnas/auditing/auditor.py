@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -81,12 +84,22 @@ def audit(
         "plan": plan.record(),
         "seed": seed,
         "number of images": len(images),
+        "version of the attacks": version(),
         "network (by its first logits)": print_of(network),
         **{f"{SOURCE}{name}": print_of(each) for name, each in others.items()},
     }
     with bar("audit", count(plan, len(images), len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
     return Audit(threat, seed, plan, evidence, judge(evidence))
+
+
+@cache
+def version() -> str:
+    """Of the attacks and their order: what one version found is none of another's findings."""
+    auditing, mbnas = Path(__file__).parent, Path(__file__).parent.parent
+    attacks = sorted((mbnas / "attacks").glob("*.py"))
+    files = (*attacks, mbnas / "losses.py", auditing / "case.py", auditing / "evidence.py")
+    return sha256(b"".join(each.read_bytes() for each in files)).hexdigest()[:12]
 
 
 def begun_with(journal: Journal) -> AbstractSet[str]:

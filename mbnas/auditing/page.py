@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from mbnas.auditing.auditor import Audit
+from mbnas.auditing.auditor import Audit, version
 from mbnas.auditing.checks import Verdict
 from mbnas.evaluation import Spread
 
@@ -33,6 +33,7 @@ def record(audit: Audit) -> dict[str, Any]:
         "threat": audit.threat.model_dump(mode="json"),
         "seed": audit.seed,
         "plan": audit.plan.record(),
+        "attacks": version(),
         "natural": _estimate(evidence.natural),
         "worst_case": _estimate(evidence.worst),
         "paper": {
