@@ -79,7 +79,8 @@ class PrunedWeights(nn.Module):
 
     Those of least magnitude, or channels of least L1 norm, go (Han et al. 2015; Li et al. 2017),
     but never the last one; only what is kept gets a gradient. What is not whole goes, too, so that
-    the cost, which counts kept / 8 of the products, is not exceeded.
+    the cost, which counts kept / 8 of the products, is not exceeded (by fewer than 8 / kept
+    channels it is: the last one of them stays).
     """
 
     def __init__(self, kept: int, *, channels: bool) -> None:

@@ -67,11 +67,6 @@ def rescaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits / (right - rival).abs().clamp(min=1e-12)[:, None], y)
 
 
-def towards(loss: Loss) -> Loss:
-    """The loss of a targeted attack, which takes the class to reach in the place of the label."""
-    return lambda logits, target: -loss(logits, target)
-
-
 def _right_and_rival(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Logit of the label and the largest other one, (B,) each."""
     label = y[:, None]

@@ -28,7 +28,6 @@ def pgd(
     steps: int,
     generator: torch.Generator,
     loss: Loss = cross_entropy,
-    target: Tensor | None = None,
     stop_when_broken: bool = True,
     annealed: bool = False,
 ) -> Tensor:
@@ -40,8 +39,6 @@ def pgd(
         x: images (B, C, H, W) in [0, 1]; y: labels (B,).
         eps: radius of the ball and ``step`` of each iteration, in the scale of the images.
         loss: what each step drives up, see :mod:`mbnas.losses`.
-        target: classes (B,) that the loss is taken of instead of the labels, for instance by
-            ``losses.towards(losses.margin)``; an image is broken by any wrong class all the same.
         stop_when_broken: return the first misclassified iterate of each image, which then leaves
             the batch; otherwise return the last iterate, as much of the literature does.
         annealed: let the step fall along half a cosine, to ``step * (1 + cos(pi i / steps)) / 2``
@@ -59,12 +56,11 @@ def pgd(
     lower, upper = ball(x, eps)
     adversarial = uniform_start(x, eps, generator)
     standing = torch.arange(len(x), device=x.device)
-    aim = y if target is None else target
     for i in range(steps):
         images = adversarial[standing].requires_grad_()
         with torch.enable_grad():
             logits = model(images)
-            driven = loss(logits, aim[standing]).sum()
+            driven = loss(logits, y[standing]).sum()
         (gradient,) = torch.autograd.grad(driven, images)
         if stop_when_broken:
             still = right(logits, y[standing]).nonzero()[:, 0]
