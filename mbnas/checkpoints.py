@@ -123,7 +123,7 @@ def require_images_of(path: Path, images: Images) -> None:
     Raises:
         DataError: if they are not.
     """
-    if _described(path).get("images") != fingerprint(images):
+    if _metadata(path).get("images") != fingerprint(images):
         raise DataError(
             f"these test images are not those that {str(path)!r} belongs to; "
             "give the folder it was trained on with --data DIR"
@@ -137,14 +137,14 @@ def require_held_out(path: Path, validation: Images) -> None:
         DataError: if they are others than those that were held out from it.
     """
     here = fingerprint(validation)
-    if _described(path).get("held out", here) != here:  # earlier versions did not write it
+    if _metadata(path).get("held out", here) != here:  # earlier versions did not write it
         raise DataError(
             f"{str(path)!r} may have been trained on images that are held out here: the training "
             "set is not what it was; give the folder it was trained on with --data DIR"
         )
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _metadata(path: Path) -> dict[str, Any]:
     """What the file of a network says beside its tensors."""
     try:
         with safe_open(network_file(path), framework="pt") as file:
