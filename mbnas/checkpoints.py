@@ -123,7 +123,7 @@ def require_images_of(path: Path, images: Images) -> None:
     Raises:
         DataError: if they are not.
     """
-    if _metadata(path).get("images") != fingerprint(images):
+    if _metadata(network_file(path)).get("images") != fingerprint(images):
         raise DataError(
             f"these test images are not those that {str(path)!r} belongs to; "
             "give the folder it was trained on with --data DIR"
@@ -137,21 +137,12 @@ def require_held_out(path: Path, validation: Images) -> None:
         DataError: if they are others than those that were held out from it.
     """
     here = fingerprint(validation)
-    if _metadata(path).get("held out", here) != here:  # earlier versions did not write it
+    known = _metadata(network_file(path))
+    if known.get("held out", here) != here:  # earlier versions did not write it
         raise DataError(
             f"{str(path)!r} may have been trained on images that are held out here: the training "
             "set is not what it was; give the folder it was trained on with --data DIR"
         )
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """What the file of a network says beside its tensors."""
-    try:
-        with safe_open(network_file(path), framework="pt") as file:
-            described: dict[str, Any] = json.loads(file.metadata()["mbnas"])
-    except KeyError:
-        raise _foreign(network_file(path)) from None
-    return described
 
 
 def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
@@ -161,21 +152,30 @@ def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _describe(path: Path) -> tuple[Settings, str | None]:
-    """The settings in the file and, for a network, the text of its format."""
+def _metadata(path: Path) -> dict[str, Any]:
+    """What a file says beside its tensors."""
     _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {})["mbnas"])
+            described: dict[str, Any] = json.loads((file.metadata() or {})["mbnas"])
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise _foreign(path) from None
+    return described
+
+
+def _describe(path: Path) -> tuple[Settings, str | None]:
+    """The settings in the file and, for a network, the text of its format."""
+    described = _metadata(path)
+    try:
         return config.validate(described["settings"]), described.get("format")
     except SettingsError as mistake:
         raise DataError(
             f"checkpoint {str(path)!r} was written by another version of mbnas ({mistake}); "
             "read it with that one, or train it anew"
         ) from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except (SafetensorError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise _foreign(path) from None
 
 

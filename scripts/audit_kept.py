@@ -5,8 +5,8 @@
 
 Worst cases of results that were measured at different commits compare but roughly, since audits
 grow better. Each network is a file of weights, such as those kept beside results; audits and their
-pages are kept in the work folder, which serves one version of mbnas. Interrupted, it goes on where
-it stopped.
+pages are kept in the work folder; those by another version of the attacks are refused. Interrupted,
+it goes on where it stopped.
 """
 
 import shutil
@@ -16,38 +16,29 @@ from typing import Any
 import bench
 
 from mbnas import Effort
+from mbnas.auditing import version
 from mbnas.checkpoints import NETWORK_FILE, load_network
 from mbnas.errors import SettingsError
-from mbnas.files import write_text
 from mbnas.inspection import audit_checkpoint
 
 ROW = ("threat", "images", "natural", "paper", "worst_case", "standing_after", "verdict")
 
 
-def require_own(work: Path) -> None:
-    """Check that audits in the folder are by the code that runs: finished ones are only read.
+def audited(weights: Path, folder: Path, effort: Effort, data: Path | None) -> dict[str, Any]:
+    """One row; accuracies are fractions of test images.
 
     Raises:
-        SettingsError: if they are not.
+        SettingsError: if another version of the attacks had audited it: that is only read.
     """
-    file = work / "mbnas.txt"
-    work.mkdir(parents=True, exist_ok=True)
-    if not any(work.iterdir()):
-        write_text(file, bench.LIBRARY)
-    began = file.read_text() if file.exists() else "something else"
-    if began != bench.LIBRARY:
-        raise SettingsError(
-            f"{str(work)!r} was begun by {began}, and mbnas was changed last by {bench.LIBRARY}; "
-            "choose another --work to audit all by the same code"
-        )
-
-
-def audited(weights: Path, folder: Path, effort: Effort, data: Path | None) -> dict[str, Any]:
-    """One row; accuracies are fractions of test images."""
     _, _, settings = load_network(weights)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights, folder / NETWORK_FILE)
     found = audit_checkpoint(folder, effort, bench.images_in(data))
+    if found.get("attacks") != version():
+        raise SettingsError(
+            f"{str(folder)!r} was audited by another version of the attacks; choose another --work "
+            "to audit all by this one"
+        )
     return {
         "network": weights.stem.removeprefix("paper-"),
         "training": settings.retraining.training,
@@ -67,7 +58,6 @@ def main() -> None:
     stems = [each.stem for each in arguments.weights]
     if len(set(stems)) < len(stems):
         parser.error(f"audits are kept by the names of files, which are not all different: {stems}")
-    require_own(arguments.work)
     effort, data = arguments.effort, arguments.data
     rows = [audited(each, arguments.work / each.stem, effort, data) for each in arguments.weights]
     bench.show(

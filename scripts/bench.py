@@ -30,16 +30,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from mbnas import data as datasets
 from mbnas import pipeline
-from mbnas.checkpoints import NETWORK_FILE, network_file, require_images_of
+from mbnas.auditing import version
+from mbnas.checkpoints import NETWORK_FILE, digest, network_file, require_images_of
 from mbnas.environment import environment
 from mbnas.errors import MbnasError, SettingsError
 from mbnas.files import UNWRITABLE, read_json, write_text
 from mbnas.images import Images
 from mbnas.inspection import audit_file
+from mbnas.journal import Journal
 from mbnas.layers import ActivationQuantizer, QuantizedConv2d, WeightQuantizer
+from mbnas.ledger import Ledger
 from mbnas.networks import Network
 from mbnas.normalisation import of_weight, unchanged
-from mbnas.progress import log
+from mbnas.progress import bar, log
 from mbnas.quantizers import staircase
 from mbnas.runs import RunFolder
 
@@ -47,8 +50,8 @@ RESULTS = Path(__file__).parent / "results"
 SOURCES = ("mbnas", "search_spaces", "scripts/*.py", "scripts/paper.csv")  # of results
 
 
-def _commit(*sources: str, of: Sequence[str]) -> str:
-    """The one that git names for these words, and whether the sources have changed since."""
+def _commit() -> str:
+    """Of the code that runs; results may have changed since."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(RESULTS.parent.parent), *words]
@@ -56,13 +59,11 @@ def _commit(*sources: str, of: Sequence[str]) -> str:
 
     if shutil.which("git") is None:
         return "unknown"
-    return git(*of) + ("-dirty" if git("status", "--porcelain", *sources) else "")
+    changed = git("status", "--porcelain", *SOURCES)
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
-# Now: they may be others when what takes hours has ended.
-COMMIT = _commit(*SOURCES, of=["rev-parse", "--short", "HEAD"])
-LIBRARY = _commit("mbnas", of=["log", "-1", "--format=%h", "--", "mbnas"])
-"""The commit that changed mbnas last: what it measured may lie beside what another one did."""
+COMMIT = _commit()  # now: it may be another one when what takes hours has ended
 
 
 def expanded(network: Network) -> Network:
@@ -245,6 +246,21 @@ def names_of(networks: Sequence[Path], parser: argparse.ArgumentParser) -> list[
     if len(set(names)) < len(names):
         parser.error(f"results are named like networks, which are not all different: {names}")
     return names
+
+
+@contextmanager
+def ledger(
+    journal: Journal, network: Path, decided: Mapping[str, object], total: int
+) -> Iterator[Ledger]:
+    """Results of ``total`` attacks on a network, with a bar.
+
+    Args:
+        decided: by what, beside the network and the version of the attacks; those of others are
+            refused.
+    """
+    origin = {"network": digest(network), "version of the attacks": version(), **decided}
+    with bar(journal.path.stem, 1 + total, len(journal.read())) as advance:
+        yield Ledger(journal, origin, advance)
 
 
 def first(images: Images, count: int) -> Images:

@@ -23,11 +23,9 @@ from torch import Tensor, nn
 
 from mbnas import Surrogate, Threat, apgd, freeze, load_network, pgd, square
 from mbnas.attacks import apgd_targeted, broken
-from mbnas.checkpoints import digest
 from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.ledger import Ledger
-from mbnas.progress import bar
 from mbnas.randomness import generator
 
 Perturb = Callable[[Tensor, Tensor, int], Tensor]
@@ -160,15 +158,11 @@ def main() -> None:
         images = bench.test_images(path, settings, arguments.data, arguments.images)
         model = bench.SeenThrough(freeze(network), Surrogate.POLYNOMIAL).eval()
         compared = attacks(model, settings.threat, arguments.runs, arguments.square_runs)
-        origin = {
-            "network": digest(path),
-            "images": arguments.images,
-            "commit of mbnas": bench.LIBRARY,
-        }
+        decided = {"images": arguments.images}
         journal = Journal(arguments.work / f"{format_}.jsonl")
-        total = 1 + sum(each.runs * (1 + len(each.theirs)) for each in compared.values())
-        with bar(str(format_), total, len(journal.read())) as advance:
-            found = agreement(compared, model, images, Ledger(journal, origin, advance))
+        total = sum(each.runs * (1 + len(each.theirs)) for each in compared.values())
+        with bench.ledger(journal, path, decided, total) as ledger:
+            found = agreement(compared, model, images, ledger)
         measured |= {f"{format_}, {name}": each for name, each in found.items()}
     rows = [
         [

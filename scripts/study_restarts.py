@@ -21,11 +21,9 @@ from mbnas import Surrogate, apgd, freeze, load_network
 from mbnas.attacks import Attack
 from mbnas.auditing import Case
 from mbnas.auditing.case import LOSSES
-from mbnas.checkpoints import digest
 from mbnas.evaluation import another
 from mbnas.journal import Journal
 from mbnas.ledger import Ledger
-from mbnas.progress import bar
 
 PASSES = 160
 CE, MARGIN, RATIO = "cross-entropy", "margin", "logit ratio"
@@ -113,16 +111,11 @@ def main() -> None:
         network, _, settings = load_network(path)
         images = bench.test_images(path, settings, arguments.data, arguments.images)
         case = Case(freeze(network), images, settings.threat, seed=0)
-        origin = {
-            "network": digest(path),
-            "images": arguments.images,
-            "passes": PASSES,
-            "commit of mbnas": bench.LIBRARY,
-        }
+        decided = {"images": arguments.images, "passes": PASSES}
         journal = Journal(arguments.work / f"{name}.jsonl")
-        total = 2 + len(arguments.seeds) * len(attacks(case, 0))
-        with bar(name, total, len(journal.read())) as advance:
-            measured[name] = compared(case, arguments.seeds, Ledger(journal, origin, advance))
+        total = 1 + len(arguments.seeds) * len(attacks(case, 0))
+        with bench.ledger(journal, path, decided, total) as ledger:
+            measured[name] = compared(case, arguments.seeds, ledger)
     rows = [
         [f"{name}: {attack}", *(f"{100 * value:.1f}" for value in values)]
         for name, each in measured.items()

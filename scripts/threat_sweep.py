@@ -22,13 +22,10 @@ import plotly.graph_objects as go
 import torch
 
 from mbnas import Surrogate, freeze, load_network
-from mbnas.checkpoints import digest
 from mbnas.devices import pick_device
 from mbnas.evaluation import Spread, correct_at_each_iterate
 from mbnas.files import write_text
 from mbnas.journal import Journal
-from mbnas.ledger import Ledger
-from mbnas.progress import bar
 from mbnas.randomness import generator
 
 Milestone = dict[str, Any]
@@ -58,10 +55,8 @@ def swept(path: Path, arguments: argparse.Namespace, journal: Journal) -> pd.Dat
         return found
 
     asked = {each: getattr(arguments, each) for each in ("eps", "iterations", "images")}
-    origin = {"network": digest(path), **asked}
     total, rows = len(arguments.steps) * arguments.runs, []
-    with bar(bench.name_of(path), total + 1, len(journal.read())) as advance:
-        ledger = Ledger(journal, origin, advance)
+    with bench.ledger(journal, path, asked, total) as ledger:
         for step, run in product(arguments.steps, range(arguments.runs)):
             both = ledger.numbers(f"step {step:g}, run {run}", partial(curves, step, run))
             at, up_to = both[: len(both) // 2], both[len(both) // 2 :]

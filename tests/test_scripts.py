@@ -583,11 +583,12 @@ def test_kept_networks_are_audited_once_each_on_its_own(
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert read_json(tmp_path / "audits-two.json") == result
-    monkeypatch.setattr(script.bench, "LIBRARY", "0123456")
-    with pytest.raises(SettingsError, match="was changed last by 0123456; choose another"):
+    audit = tmp_path / "work" / "paper-mbn2x1" / "audit-quick.json"
+    write_json(audit, read_json(audit) | {"attacks": "0123456789ab"})
+    with pytest.raises(SettingsError, match="was audited by another version of the attacks; cho"):
         script.main()
-    (tmp_path / "work" / "mbnas.txt").unlink()
-    with pytest.raises(SettingsError, match="was begun by something else"):
+    write_json(audit, {key: each for key, each in read_json(audit).items() if key != "attacks"})
+    with pytest.raises(SettingsError, match="was audited by another version of the attacks; cho"):
         script.main()
 
 
@@ -643,12 +644,14 @@ def test_a_finished_run_becomes_a_table(
         assert f"| {member['bops'] / 1e6:.2f} | {100 * member['natural']:.1f} |" in shown
 
 
+@pytest.fixture
+def copy(run: RunFolder, tmp_path: Path) -> Path:
+    """The same search, to be changed."""
+    return shutil.copytree(run.path, tmp_path / "run")
+
+
 @pytest.mark.parametrize("script", ["collect_run"], indirect=True)
-def test_other_audits_of_the_same_networks_are_shown_beside(
-    script: ModuleType, run: RunFolder, tmp_path: Path
-) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(run.path, copy)
+def test_other_audits_of_the_same_networks_are_shown_beside(script: ModuleType, copy: Path) -> None:
     first, second = sorted(copy.glob("candidates/*"))
     longer = {"images": 200, "worst_case": {"accuracy": 0.3, "interval": [0.25, 0.35]}}
     for candidate, effort, left in (
@@ -667,11 +670,7 @@ def test_other_audits_of_the_same_networks_are_shown_beside(
 
 
 @pytest.mark.parametrize("script", ["collect_run"], indirect=True)
-def test_what_was_retrained_by_hand_is_no_find(
-    script: ModuleType, run: RunFolder, tmp_path: Path
-) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(run.path, copy)
+def test_what_was_retrained_by_hand_is_no_find(script: ModuleType, copy: Path) -> None:
     first, second = sorted(copy.glob("candidates/*"))
     (first / "audit-quick.json").unlink()
     (found,) = script.collected(mbnas.runs.reopen(copy), "mbnas search", "0123456")["retrained"]
