@@ -16,29 +16,17 @@ from typing import Any
 import bench
 
 from mbnas import Effort
-from mbnas.auditing import version
 from mbnas.checkpoints import NETWORK_FILE, load_network
-from mbnas.errors import SettingsError
-from mbnas.inspection import audit_checkpoint
 
 ROW = ("threat", "images", "natural", "paper", "worst_case", "standing_after", "verdict")
 
 
 def audited(weights: Path, folder: Path, effort: Effort, data: Path | None) -> dict[str, Any]:
-    """One row; accuracies are fractions of test images.
-
-    Raises:
-        SettingsError: if another version of the attacks had audited it: that is only read.
-    """
+    """One row; accuracies are fractions of test images."""
     _, _, settings = load_network(weights)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(weights, folder / NETWORK_FILE)
-    found = audit_checkpoint(folder, effort, bench.images_in(data))
-    if found.get("attacks") != version():
-        raise SettingsError(
-            f"{str(folder)!r} was audited by another version of the attacks; choose another --work "
-            "to audit all by this one"
-        )
+    found = bench.audited(folder, effort, bench.images_in(data))
     return {
         "network": weights.stem.removeprefix("paper-"),
         "training": settings.retraining.training,
@@ -52,7 +40,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, help="where the images are, if not at the usual place")
     parser.add_argument("--work", type=Path, required=True, help="where audits are kept")
-    parser.add_argument("--effort", type=Effort, choices=list(Effort), default=Effort.QUICK)
+    bench.add_effort(parser)
     parser.add_argument("--name", default="kept", help="of the result")
     arguments = parser.parse_args()
     stems = [each.stem for each in arguments.weights]

@@ -161,6 +161,17 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_effort(parser: argparse.ArgumentParser) -> None:
+    """How much audits try."""
+    parser.add_argument(
+        "--effort",
+        type=mbnas.Effort,
+        choices=list(mbnas.Effort),
+        default=mbnas.Effort.QUICK,
+        help="of audits (default: quick)",
+    )
+
+
 def above_zero(text: str) -> float:
     """A length, for ``argparse``."""
     try:
@@ -274,6 +285,21 @@ def first(images: Images, count: int) -> Images:
     return images.first(count)
 
 
+def audited(network: Path, effort: mbnas.Effort, images: Sequence[str]) -> dict[str, Any]:
+    """What :func:`mbnas.audit_checkpoint` finds, or found by this version of the attacks.
+
+    Raises:
+        SettingsError: if another version had audited the network: that is only read.
+    """
+    found = mbnas.audit_checkpoint(network, effort, images)
+    if found.get("attacks") != version():
+        raise SettingsError(
+            f"{str(network)!r} was audited by another version of the attacks; choose another "
+            "--work to audit all by this one"
+        )
+    return found
+
+
 class SeenThrough(torch.nn.Module):
     """What other libraries are given: a module of one argument, its gradient by one surrogate."""
 
@@ -308,7 +334,7 @@ def retrained_together(
         effort: of their audits.
     """
     trained = [pipeline.retrain_candidate(run.path, each, settings) for each in chosen]
-    audits = [mbnas.audit_checkpoint(run.candidate(each), effort, images) for each in chosen]
+    audits = [audited(run.candidate(each), effort, images) for each in chosen]
     return [
         {
             "assignment": metrics["assignment"],

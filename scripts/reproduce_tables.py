@@ -5,9 +5,9 @@
 Any selection of rows, at full scale or scaled down by --set (see mbnas search --help for the form
 of changes). Natural training is attacked with eps 2/255 and steps of 0.5/255, FastAT with 8/255 and
 2/255, as in the paper: PGD-20 and PGD-50 through the straight-through estimator, ``test.runs``
-times (five, unless the space says otherwise), counted at the last iterate and at every one; then a
-quick audit. FastAT makes its perturbations through the surrogate of the space. Interrupted, it goes
-on where it stopped, in PGD-50 from its start.
+times (five, unless the space says otherwise), counted at the last iterate and at every one; then an
+audit. FastAT makes its perturbations through the surrogate of the space. Interrupted, it goes on
+where it stopped, in PGD-50 from its start.
 ``--workers`` rows run side by side through Ray, each with its share of the cores and GPUs.
 """
 
@@ -74,7 +74,7 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
     if not longer.exists():
         write_json(longer, mbnas.evaluate_checkpoint(folder, ["threat.steps=50", *images]))
     pgd20, pgd50 = (each["test"]["attacks"] for each in (metrics, read_json(longer)))
-    audit = mbnas.audit_checkpoint(folder, mbnas.Effort.QUICK, images)
+    audit = bench.audited(folder, arguments.effort, images)
     return {
         **row,
         "bops": metrics["bops"],
@@ -91,6 +91,7 @@ def measure(row: Row, arguments: argparse.Namespace) -> Row:
         "audited pgd20 last": audit["paper"]["PGD-20"]["last iterate"]["mean"],
         "worst case": audit["worst_case"],
         "audited": audit["images"],
+        "effort": arguments.effort,
         "verdict": audit["verdict"],
         "epochs": len(metrics["training"]),
         "precision": metrics["precision"],
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", help="such as mbn3x1 (default: the paper's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    bench.add_effort(parser)
     parser.add_argument("--name", help="of the result")
     parser.add_argument("--workers", type=bench.positive, default=1)
     arguments = parser.parse_args()

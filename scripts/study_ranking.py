@@ -52,7 +52,7 @@ def alone(trial: Trial, seed: int, run: runs.RunFolder, arguments: argparse.Name
     settings = bench.settled(run.settings_file, [f"seed={seed}", *images], arguments.set)
     target = arguments.work / f"{trial.id}-seed{seed}"
     test = mbnas.train_network(settings, str(Format.multibit(trial.assignment)), target)["test"]
-    audit = mbnas.audit_checkpoint(target, mbnas.Effort.QUICK, images)
+    audit = bench.audited(target, mbnas.Effort.QUICK, images)
     return bench.reached(test, audit)
 
 

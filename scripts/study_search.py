@@ -72,13 +72,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--vary", nargs="+", default=[], metavar='"KEY=VALUE ..."')
     parser.add_argument("--pareto", action="store_true", help="retrain the whole Pareto set, too")
-    parser.add_argument(
-        "--effort",
-        type=mbnas.Effort,
-        choices=list(mbnas.Effort),
-        default=mbnas.Effort.QUICK,
-        help="of these audits (default: quick)",
-    )
+    bench.add_effort(parser)
     parser.add_argument("--name", help="of the result (default: the space's)")
     arguments = parser.parse_args()
     space = mbnas.load(arguments.space, arguments.set)

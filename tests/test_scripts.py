@@ -31,6 +31,7 @@ from scipy.stats import kendalltau
 from victims import grey, masked
 
 import mbnas
+from mbnas import auditing
 from mbnas import data as datasets
 from mbnas.assignment import Assignment, Bases, Space
 from mbnas.auditing import Case
@@ -153,6 +154,7 @@ def test_a_row_takes_each_figure_from_where_it_belongs(
             "worst_case": 11,
             "images": 12,
             "verdict": "PASS",
+            "attacks": auditing.version(),
         },
     }
     calls = {name: mock.Mock(return_value=answer) for name, answer in answers.items()}
@@ -166,6 +168,7 @@ def test_a_row_takes_each_figure_from_where_it_belongs(
         dataset="digits",
         space="search_spaces/digits.yaml",
         set=[],
+        effort=mbnas.Effort.STANDARD,
     )
     folder = script.folder_of(asked, "mbn1x1", arguments)
     folder.mkdir()
@@ -175,6 +178,8 @@ def test_a_row_takes_each_figure_from_where_it_belongs(
     threat = (settings.threat.eps, settings.threat.step, settings.threat.steps)
     assert threat == pytest.approx((levels / 255, levels / 4 / 255, 20))
     assert calls["evaluate_checkpoint"].call_args.args == (folder, ["threat.steps=50"])
+    assert calls["audit_checkpoint"].call_args.args[:2] == (folder, row["effort"])
+    assert row["effort"] == "standard"
     for steps, count in product((20, 50), ("last", "every")):
         assert row[f"pgd{steps} {count}"] == f"{steps} ste {count}"
     of_test = ("natural", "loss", "images", "attacked", "runs", "bops", "training loss", "epochs")

@@ -45,11 +45,12 @@ def paper(result: Result) -> str:
     measured = result["measured"]
     first, seeds = measured[0], sorted({each["seed"] for each in measured})
     several = len(seeds) > 1
+    effort = first.get("effort", "quick")  # older results do not tell: they were all quick
     described = (
         f"`{result['command']}` ({machine(result)}). Seed{'s' * several} "
         f"{', '.join(map(str, seeds))}; natural accuracy on {first['images']} test images, PGD "
         f"through the straight-through estimator on the first {first['attacked']}, mean of "
-        f"{first['runs']} runs; the quick audit's worst case and its one run of PGD-20 on the "
+        f"{first['runs']} runs; the {effort} audit's worst case and its one run of PGD-20 on the "
         f"first {first['audited']}; ± is the standard deviation over "
         f"{'seeds' if several else 'runs'}. 1e8 BOPS; from `paper:` on, what the paper says."
     )
