@@ -51,6 +51,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def folded(summary: str, *parts: str) -> str:
+    """What a page shows once its reader asks for it."""
+    return "\n\n".join((f"<details>\n<summary>{summary}</summary>", *parts, "</details>"))
+
+
 def machine(result: Result) -> str:
     """Where and with what something was measured."""
     hardware, versions = result["hardware"], result["versions"]

@@ -6,11 +6,13 @@ import shlex
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tables.cells import (
     RESULTS,
     Result,
     error_of_mean,
+    folded,
     machine,
     over_seeds,
     percent,
@@ -65,13 +67,7 @@ def paper(result: Result) -> str:
                     format_,
                     f"{equal[0]['bops'] / 1e8:.3f}",
                     over_seeds([each["natural"] for each in equal]),
-                    *(
-                        over_seeds([each[attack]["mean"] for each in equal])
-                        if several
-                        else spread(equal[0][attack])
-                        for attack in ("pgd20 last", "pgd20 every", "pgd50 last", "pgd50 every")
-                    ),
-                    over_seeds([each["audited pgd20 last"] for each in equal]),
+                    *attacked(equal),
                     over_seeds([each["worst case"]["accuracy"] for each in equal]),
                     *(
                         equal[0]["paper"][figure] or "–"
@@ -79,15 +75,34 @@ def paper(result: Result) -> str:
                     ),
                 ]
             )
-        columns = ["BOPS", "natural", "PGD-20 last", "every", "PGD-50 last", "every"]
-        columns += ["audit: PGD-20 last", "worst case"]
+        columns = ["BOPS", "natural", *ATTACKED, "worst case"]
         columns += ["paper: BOPS", "natural", "PGD-20", "PGD-50"]
         parts.append(table([training, *columns], rows))
     return "\n\n".join(parts)
 
 
+ATTACKED = ("PGD-20 last", "every", "PGD-50 last", "every", "audit: PGD-20 last")
+
+
+def attacked(equal: list[dict[str, Any]]) -> list[str]:
+    """Cells of PGD through the straight-through estimator; deviation over seeds or over runs."""
+    audited = over_seeds([each["audited pgd20 last"] for each in equal])
+    return [
+        *(
+            over_seeds([each[attack]["mean"] for each in equal])
+            if len(equal) > 1
+            else spread(equal[0][attack])
+            for attack in ("pgd20 last", "pgd20 every", "pgd50 last", "pgd50 every")
+        ),
+        audited,
+    ]
+
+
 def trainings(results: dict[str, Result]) -> str:
-    """Rows of several results, most accurate first, and by which recipe; results by name."""
+    """Rows of several results, most accurate first, by which recipe and command; results by name.
+
+    What is folded: PGD on each, then how each was made.
+    """
     header = ["result", "epochs", "in all", "start", "teacher", "by, learning rate", "in", "decay"]
     header += ["natural %", "worst case %", "loss, test", "training"]
     rows = []
@@ -108,8 +123,38 @@ def trainings(results: dict[str, Result]) -> str:
             losses = (each.get(loss) for loss in ("loss", "training loss"))
             reached += ["" if loss is None else f"{loss:.2f}" for loss in losses]
             label = name if len(result["measured"]) == 1 else f"{name}, {each['format']}"
-            rows.append((each["format"], -each["natural"], [label, *told, *reached]))
-    return table(header, [row for _, _, row in sorted(rows)])
+            published = [each["paper"][figure] for figure in ("top1", "pgd20", "pgd50")]
+            under_attack = [label, *attacked([each]), *published]
+            rows.append((each["format"], -each["natural"], [label, *told, *reached], under_attack))
+    rows.sort()
+    names = dict.fromkeys(label.split(",")[0] for _, _, (label, *_), _ in rows)
+    return "\n\n".join(
+        (
+            table(header, [row for _, _, row, _ in rows]),
+            folded(
+                "PGD on each of these, the paper's figures beside",
+                table(
+                    ["result", *ATTACKED, "paper: natural", "PGD-20", "PGD-50"],
+                    [row for _, _, _, row in rows],
+                ),
+            ),
+            folded(
+                "The command, hardware, versions and commit of each",
+                "\n".join(made(name, results[name]) for name in names),
+            ),
+        )
+    )
+
+
+def made(name: str, result: Result) -> str:
+    """How a training was, and where its weights are if they are kept."""
+    weights = f"results/paper-{name}.safetensors"
+    kept = f" [Its weights]({weights})." if (RESULTS.parent / weights).exists() else ""
+    first = result["measured"][0]
+    images = (
+        f"{first['images']} test images, PGD on the first {first['attacked']}, {first['runs']} runs"
+    )
+    return f"- {name}: `{result['command']}` ({machine(result)}); {images}.{kept}"
 
 
 def changed(result: Result) -> dict[str, str]:
