@@ -14,7 +14,7 @@ from tables.papers import audits, claim, paper, trainings
 from tables.peers import agreement, attacks, pipeline, supernet, training
 from tables.rankings import engines, ranking, rules
 from tables.searches import finds, fronts, paired, search
-from tables.studies import gap, recipe, restarts, retraining, study, sweep
+from tables.studies import gap, recipe, restarts, retraining, studies, study, sweep
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "scripts" / "README.md")
@@ -44,22 +44,25 @@ KINDS: dict[str, Callable[[Result], str]] = {
         training,
     )
 }
+TOGETHER = {"papers": ("paper", trainings), "studies": ("study", studies)}
 
 
 def written(page: str) -> str:
     """The page with the tables that its markers ask for.
 
-    ``<!-- search: digits -->`` is one result, ``<!-- all: resnet20-*cpu -->`` rows of the paper,
+    ``<!-- search: digits -->`` is one result, ``<!-- papers: resnet20-*cpu -->`` rows of the paper
+    of several, ``<!-- studies: fastat-* -->`` several studies,
     ``<!-- paired: digits.digits-square -->`` two of finds, and
     ``<!-- claim: resnet20.natural.mbn3x1.mbn1x3 -->`` what the paper says of two formats.
     """
 
     def filled(match: re.Match[str]) -> str:
         opening, kind, name, closing = match.groups()
-        if kind == "all":
-            files = sorted(RESULTS.glob(f"paper-{name}.json"))
-            of = {each.stem.removeprefix("paper-"): read(each.stem) for each in files}
-            return f"{opening}{trainings(of)}\n{closing}"
+        if kind in TOGETHER:
+            one, together = TOGETHER[kind]
+            files = sorted(RESULTS.glob(f"{one}-{name}.json"))
+            of = {each.stem.removeprefix(f"{one}-"): read(each.stem) for each in files}
+            return f"{opening}{together(of)}\n{closing}"
         if kind == "paired":
             before, after = (read(f"finds-{each}") for each in name.split("."))
             return f"{opening}{paired(before, after)}\n{closing}"

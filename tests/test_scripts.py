@@ -865,6 +865,23 @@ def test_claims_of_the_paper_come_with_their_standard_errors(script: ModuleType)
     assert lead in script.claim("resnet56", "fastat", "mbn3x3", "float")
 
 
+@pytest.mark.parametrize(("kind", "names"), [("paper", "resnet20-*1x1*cpu"), ("study", "fastat-*")])
+@pytest.mark.parametrize("script", ["readme_tables"], indirect=True)
+def test_results_in_one_table_each_tell_how_they_were_made(
+    script: ModuleType, kind: str, names: str
+) -> None:
+    results = [read_json(each) for each in script.RESULTS.glob(f"{kind}-{names}.json")]
+    together = {of: marker for marker, (of, _) in script.TOGETHER.items()}[kind]
+    shown = script.written(f"<!-- {together}: {names} -->\n<!-- end -->")
+    table, _, folded = shown.partition("<details>")
+    assert len(results) > 5
+    for result in results:
+        assert folded.count(f"`{result['command']}` (") == 1
+    measured = [each["measured"] for each in results]
+    rows = [each if kind == "paper" else each["networks"] for each in measured]
+    assert table.count("\n|") == 2 + sum(map(len, rows))  # and the header
+
+
 @pytest.mark.parametrize("script", ["tables.searches"], indirect=True)
 def test_the_find_of_a_search_is_told_by_validation_images_not_by_what_it_keeps(
     script: ModuleType,

@@ -1,10 +1,11 @@
 """Tables of trainings that differ in one thing: surrogate, recipe, start, teacher."""
 
 import statistics
+from typing import Any
 
 from mbnas import Assignment
 from mbnas.report import short
-from tables.cells import Result, averaged, difference, machine, over_seeds, percent, table
+from tables.cells import Result, averaged, difference, folded, machine, over_seeds, percent, table
 
 
 def study(result: Result) -> str:
@@ -17,21 +18,50 @@ def study(result: Result) -> str:
         f"{measured['images']} test images."
     )
     networks, by_seed = measured["networks"], measured.get("by seed", {})
+    header = ["", *next(iter(networks.values())), *(["collapsed"] if by_seed else [])]
+    return "\n\n".join((described, table(header, standing(measured)), *gains(by_seed)))
+
+
+def standing(measured: dict[str, Any]) -> list[list[str]]:
+    """For each training and format what stands, and how many collapsed if that is known."""
+    by_seed = measured.get("by seed", {})
     several = len(measured["seeds"]) > 1
-    attacks = list(next(iter(networks.values())))
-    rows = [
+    return [
         [
             name,
             *(
                 f"{mean:.1f} ± {std:.1f}" if several else f"{mean:.1f}"
-                for mean, std in (each[attack] for attack in attacks)
+                for mean, std in each.values()
             ),
             *([f"{sum(map(collapsed, by_seed[name]))} of {len(by_seed[name])}"] if by_seed else []),
         ]
-        for name, each in networks.items()
+        for name, each in measured["networks"].items()
     ]
-    header = ["", *attacks, *(["collapsed"] if by_seed else [])]
-    return "\n\n".join((described, table(header, rows), *gains(by_seed)))
+
+
+def studies(results: dict[str, Result]) -> str:
+    """Several of these together, by what each changed in the recipe; how each was made is folded.
+
+    Args:
+        results: by name; all of the same attacks.
+    """
+    rows = []
+    for result in results.values():
+        measured = result["measured"]
+        changes = ", ".join(each.split(".", 1)[1] for each in measured["changes"])
+        trained = (measured["epochs"], measured["train images"])
+        rows += [(name, *trained, changes, row) for name, *row in standing(measured)]
+    attacks = next(iter(results.values()))["measured"]["networks"]
+    header = ["", "epochs", "images", "changed", *next(iter(attacks.values())), "collapsed"]
+    cells = [
+        [name, str(epochs), str(images), changes, *row]
+        for name, epochs, images, changes, row in sorted(rows)
+    ]
+    commands = [
+        f"- {name}: `{result['command']}` ({machine(result)})." for name, result in results.items()
+    ]
+    how = folded("The command, hardware, versions and commit of each", "\n".join(commands))
+    return f"{table(header, cells)}\n\n{how}"
 
 
 def gains(by_seed: dict[str, list[dict[str, float]]]) -> list[str]:
