@@ -6,7 +6,18 @@ from typing import Any
 
 from mbnas import Assignment
 from mbnas.report import short
-from tables.cells import Result, averaged, machine, over_seeds, percent, spread, table, tau, worst
+from tables.cells import (
+    Result,
+    averaged,
+    folded,
+    machine,
+    over_seeds,
+    percent,
+    spread,
+    table,
+    tau,
+    worst,
+)
 
 
 def search(result: Result) -> str:
@@ -48,7 +59,10 @@ def search(result: Result) -> str:
             described,
             table(["retrained, test images", *columns], retrained),
             *further_audits(result),
-            table(["Pareto set, supernet, validation images", *columns], front),
+            folded(
+                f"The {len(front)} candidates of the Pareto set, on the supernet",
+                table(["validation images", *columns], front),
+            ),
             ranks(result["pareto"], same_images=not result.get("judged by others", False)),
         )
     )
