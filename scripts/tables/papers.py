@@ -11,6 +11,7 @@ from typing import Any
 from tables.cells import (
     RESULTS,
     Result,
+    averaged,
     error_of_mean,
     folded,
     machine,
@@ -62,10 +63,11 @@ def paper(result: Result) -> str:
         of_training = [each for each in measured if each["training"] == training]
         for format_ in dict.fromkeys(each["format"] for each in of_training):
             equal = [each for each in of_training if each["format"] == format_]
+            costs = [each["bops"] / 1e8 for each in equal]  # of pruned networks by seed
             rows.append(
                 [
                     format_,
-                    f"{equal[0]['bops'] / 1e8:.3f}",
+                    averaged(costs if len(set(costs)) > 1 else costs[:1], 3),
                     over_seeds([each["natural"] for each in equal]),
                     *attacked(equal),
                     over_seeds([each["worst case"]["accuracy"] for each in equal]),
