@@ -865,6 +865,16 @@ def test_claims_of_the_paper_come_with_their_standard_errors(script: ModuleType)
     assert lead in script.claim("resnet56", "fastat", "mbn3x3", "float")
 
 
+@pytest.mark.parametrize("script", ["tables.papers"], indirect=True)
+def test_costs_that_differ_by_seed_are_averaged(script: ModuleType) -> None:
+    result = script.read("paper-pruned")
+    costs = [each["bops"] / 1e8 for each in result["measured"] if each["format"] == "wprune"]
+    assert len(set(costs)) > 1
+    mean, deviation = statistics.fmean(costs), statistics.stdev(costs)
+    assert f"| wprune | {mean:.3f} ± {deviation:.3f} |" in script.paper(result)
+    assert "| float | 1.959 |" in script.paper(result)
+
+
 @pytest.mark.parametrize(("kind", "names"), [("paper", "resnet20-*1x1*cpu"), ("study", "fastat-*")])
 @pytest.mark.parametrize("script", ["readme_tables"], indirect=True)
 def test_results_in_one_table_each_tell_how_they_were_made(
