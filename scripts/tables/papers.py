@@ -88,16 +88,13 @@ ATTACKED = ("PGD-20 last", "every", "PGD-50 last", "every", "audit: PGD-20 last"
 
 def attacked(equal: list[dict[str, Any]]) -> list[str]:
     """Cells of PGD through the straight-through estimator; deviation over seeds or over runs."""
-    audited = over_seeds([each["audited pgd20 last"] for each in equal])
-    return [
-        *(
-            over_seeds([each[attack]["mean"] for each in equal])
-            if len(equal) > 1
-            else spread(equal[0][attack])
-            for attack in ("pgd20 last", "pgd20 every", "pgd50 last", "pgd50 every")
-        ),
-        audited,
+    by_run = [
+        over_seeds([each[attack]["mean"] for each in equal])
+        if len(equal) > 1
+        else spread(equal[0][attack])
+        for attack in ("pgd20 last", "pgd20 every", "pgd50 last", "pgd50 every")
     ]
+    return [*by_run, over_seeds([each["audited pgd20 last"] for each in equal])]
 
 
 def trainings(results: dict[str, Result]) -> str:
@@ -105,51 +102,46 @@ def trainings(results: dict[str, Result]) -> str:
 
     What is folded: PGD on each, then how each was made.
     """
+    networks = [(name, each) for name, result in results.items() for each in result["measured"]]
+    networks.sort(key=lambda each: (each[1]["format"], -each[1]["natural"]))
     header = ["result", "epochs", "in all", "start", "teacher", "by, learning rate", "in", "decay"]
     header += ["natural %", "worst case %", "loss, test", "training"]
-    rows = []
-    for name, result in results.items():
-        changes = changed(result)
-        optimizer = changes.get("retraining.optimizer", "adam").capitalize()
-        for each in result["measured"]:
-            before = begun(result, results)
-            told = [
-                str(each["epochs"]),
-                "" if before is None else str(before + each["epochs"]),
-                *(network_of(changes, role) for role in ("start", "teacher")),
-                f"{optimizer} {changes.get('retraining.learning_rate', '')}",
-                each.get("precision", ""),
-                changes.get("retraining.weight_decay", ""),
-            ]
-            reached = [percent(each["natural"]), percent(each["worst case"]["accuracy"])]
-            losses = (each.get(loss) for loss in ("loss", "training loss"))
-            reached += ["" if loss is None else f"{loss:.2f}" for loss in losses]
-            label = name if len(result["measured"]) == 1 else f"{name}, {each['format']}"
-            published = [each["paper"][figure] for figure in ("top1", "pgd20", "pgd50")]
-            under_attack = [label, *attacked([each]), *published]
-            rows.append((each["format"], -each["natural"], [label, *told, *reached], under_attack))
-    rows.sort()
-    names = dict.fromkeys(label.split(",")[0] for _, _, (label, *_), _ in rows)
+    overview, under_attack = [], []
+    for name, each in networks:
+        label = name if len(results[name]["measured"]) == 1 else f"{name}, {each['format']}"
+        losses = (each.get(loss) for loss in ("loss", "training loss"))
+        reached = [percent(each["natural"]), percent(each["worst case"]["accuracy"])]
+        reached += ["" if loss is None else f"{loss:.2f}" for loss in losses]
+        overview.append([label, *recipe(name, each, results), *reached])
+        published = [each["paper"][figure] for figure in ("top1", "pgd20", "pgd50")]
+        under_attack.append([label, *attacked([each]), *published])
+    attacks = table(["result", *ATTACKED, "paper: natural", "PGD-20", "PGD-50"], under_attack)
+    commands = (made(name, results[name]) for name in dict.fromkeys(name for name, _ in networks))
     return "\n\n".join(
         (
-            table(header, [row for _, _, row, _ in rows]),
-            folded(
-                "PGD on each of these, the paper's figures beside",
-                table(
-                    ["result", *ATTACKED, "paper: natural", "PGD-20", "PGD-50"],
-                    [row for _, _, _, row in rows],
-                ),
-            ),
-            folded(
-                "The command, hardware, versions and commit of each",
-                "\n".join(made(name, results[name]) for name in names),
-            ),
+            table(header, overview),
+            folded("PGD on each of these, the paper's figures beside", attacks),
+            folded("The command, hardware, versions and commit of each", "\n".join(commands)),
         )
     )
 
 
+def recipe(name: str, network: dict[str, Any], results: dict[str, Result]) -> list[str]:
+    """How long a network was trained, begun with which, taught by which, and by what."""
+    changes, before = changed(results[name]), begun(results[name], results)
+    optimizer = changes.get("retraining.optimizer", "adam").capitalize()
+    return [
+        str(network["epochs"]),
+        "" if before is None else str(before + network["epochs"]),
+        *(network_of(changes, role) for role in ("start", "teacher")),
+        f"{optimizer} {changes.get('retraining.learning_rate', '')}",
+        network.get("precision", ""),
+        changes.get("retraining.weight_decay", ""),
+    ]
+
+
 def made(name: str, result: Result) -> str:
-    """How a training was, and where its weights are if they are kept."""
+    """How a result was, and where its network is if its weights are kept."""
     weights = f"results/paper-{name}.safetensors"
     kept = f" [Its weights]({weights})." if (RESULTS.parent / weights).exists() else ""
     first = result["measured"][0]
