@@ -43,7 +43,7 @@ class Scores:
 
 
 @torch.no_grad()
-def require_sound(network: nn.Module, images: Images) -> None:
+def require_sound(network: Steered, images: Images) -> None:
     """Check what a measurement rests on.
 
     Raises:
@@ -53,7 +53,7 @@ def require_sound(network: nn.Module, images: Images) -> None:
     require_evaluation_mode(network)
     for x, _ in images.batches(BATCH):
         require_images(x)
-        if not network(x).isfinite().all():
+        if not network(x, Surrogate.STE).isfinite().all():
             raise SettingsError(NOT_FINITE)
 
 

@@ -78,14 +78,14 @@ def honest() -> Network:
 class Saturated(nn.Module):
     """The honest network with logits so large that softmax has no gradient left."""
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
         return 1e4 * honest()(x, surrogate)
 
 
 class Shattered(nn.Module):
     """The honest network behind a function whose gradient is zero."""
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
         logits = honest()(x.detach(), surrogate)
         return logits + 0 * x.flatten(1).sum(1, keepdim=True)
 
@@ -93,7 +93,7 @@ class Shattered(nn.Module):
 class Misleading(nn.Module):
     """The honest network with a gradient that points the other way."""
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
         mirrored = 2 * x.detach() - x
         return honest()(mirrored, surrogate)
 
@@ -414,7 +414,7 @@ def test_an_interrupted_audit_goes_on_and_ends_the_same(tmp_path: Path, of_hones
             super().__init__()
             self.left = calls
 
-        def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
             self.left -= 1
             if self.left < 0:
                 raise StopError
@@ -827,7 +827,7 @@ def test_the_short_worst_case_sees_through_two_surrogates(own: Surrogate) -> Non
 class Firm(nn.Module):
     """Five classes, each of one pixel, that no attack within eps confuses."""
 
-    def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+    def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
         return 5 * x.flatten(1)
 
 
@@ -992,7 +992,7 @@ def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     class Diverged(nn.Module):
-        def forward(self, x: Tensor, surrogate: Surrogate = Surrogate.STE) -> Tensor:
+        def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
             return honest()(x, surrogate).where(x.flatten(1).sum(1, keepdim=True) > 20, torch.nan)
 
     with pytest.raises(SettingsError, match="not finite"):

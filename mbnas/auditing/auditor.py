@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from mbnas.auditing import autoattack
 from mbnas.auditing.case import Case
@@ -44,7 +43,7 @@ class Audit:
 
 
 def audit(
-    network: nn.Module,
+    network: Steered,
     images: Images,
     threat: Threat,
     plan: Plan,
@@ -56,8 +55,7 @@ def audit(
     """Attack ``network`` with all that ``plan`` holds and judge what is found.
 
     Args:
-        network: ``network(x)`` and ``network(x, surrogate)`` to logits (B, classes), in evaluation
-            mode.
+        network: ``network(x, surrogate)`` to logits (B, classes), in evaluation mode.
         images: n of them, with labels; ``Images.of(x, y)`` makes them of x (n, C, H, W), uint8 or
             floats in [0, 1], and y (n,).
         journal: where each result is kept; what it holds already is not measured again.
@@ -66,7 +64,8 @@ def audit(
 
     Raises:
         SettingsError: if a network is in training mode or returns numbers that are not finite.
-        DataError: if the images are not in [0, 1].
+        DataError: if the images are not in [0, 1], or the journal was begun with another network,
+            threat, plan, seed, number of images or version of the attacks.
     """
     require_sound(network, images)
     plan, others = feasible(plan), dict(sorted((sources or {}).items()))
@@ -95,10 +94,12 @@ def audit(
 
 @cache
 def version() -> str:
-    """Of the attacks and their order: what one version found is none of another's findings."""
-    auditing, mbnas = Path(__file__).parent, Path(__file__).parent.parent
+    """Of all code that decides what attacks find: one version's findings are none of another's."""
+    mbnas = Path(__file__).parent.parent
     attacks = sorted((mbnas / "attacks").glob("*.py"))
-    files = (*attacks, mbnas / "losses.py", auditing / "case.py", auditing / "evidence.py")
+    under = ("losses.py", "randomness.py", "evaluation.py")
+    order = ("auditing/autoattack.py", "auditing/case.py", "auditing/evidence.py")
+    files = (*attacks, *(mbnas / each for each in (*under, *order)))
     return sha256(b"".join(each.read_bytes() for each in files)).hexdigest()[:12]
 
 
