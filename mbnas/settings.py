@@ -94,7 +94,7 @@ class Rule(StrEnum):
     """What a step of the supernet trains.
 
     ``sandwich``: the largest sub-network on labels, the smallest and fair-sampled ones on its
-    logits (Yu et al. 2020, BigNAS). ``fair``: fair-sampled ones on labels (Chu et al. 2021,
+    logits (Yu & Huang 2019). ``fair``: fair-sampled ones on labels (Chu et al. 2021,
     FairNAS), which ranks them better but starts them worse (README).
     """
 
@@ -303,8 +303,9 @@ class RetrainingRecipe(Recipe):
 
     Attributes:
         candidates: how many members of the Pareto set are retrained.
-        start: fine-tuned from the supernet's weights, trained from scratch, or begun with what
-            fits of the trained network in a folder.
+        start: fine-tuned from the supernet's weights (without one, as in ``mbnas train``, from
+            scratch), trained from scratch, or begun with what fits of the trained network in a
+            folder.
         teacher: whose logits are learned: the largest sub-network of the supernet (without one,
             labels are), a trained network in a folder, such as a float one, or nobody's.
     """

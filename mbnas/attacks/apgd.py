@@ -55,6 +55,7 @@ def apgd(
     Args:
         x: images (B, C, H, W) in [0, 1]; y: labels (B,).
         eps: radius of the ball, in the scale of the images.
+        generator: of the CPU, wherever the images are.
         loss: what is driven up, see :mod:`mbnas.losses`.
         target: what the loss is taken of instead of the labels, (B, ...).
 
@@ -112,6 +113,20 @@ def apgd_targeted(
 
     Drives up the targeted difference-of-logits ratio (Croce & Hein 2020, Eq. 7); images that are
     broken on the way to one class are left alone by the others.
+
+    Args:
+        x: images (B, C, H, W) in [0, 1]; y: labels (B,).
+        eps: radius of the ball, in the scale of the images.
+        steps: towards each class, as of :func:`apgd`.
+        generator: of the CPU, wherever the images are.
+
+    Returns:
+        (B, C, H, W), within ``eps`` of ``x`` and within [0, 1]; misclassified where any class led
+        to that.
+
+    Raises:
+        SettingsError: if ``eps`` is not in the scale of images in [0, 1].
+        DataError: if the images are not.
     """
     adversarial = x.clone()
     standing = torch.arange(len(x), device=x.device)

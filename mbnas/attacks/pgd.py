@@ -38,6 +38,7 @@ def pgd(
     Args:
         x: images (B, C, H, W) in [0, 1]; y: labels (B,).
         eps: radius of the ball and ``step`` of each iteration, in the scale of the images.
+        generator: of the CPU, wherever the images are.
         loss: what each step drives up, see :mod:`mbnas.losses`.
         stop_when_broken: return the first misclassified iterate of each image, which then leaves
             the batch; otherwise return the last iterate, as much of the literature does.
@@ -80,6 +81,17 @@ def fgsm(
 
     It runs in every step of training, where a look at the images would make a GPU wait: unlike
     other attacks it does not check that they are in [0, 1].
+
+    Args:
+        x: images (B, C, H, W) in [0, 1]; y: labels (B,).
+        eps: radius of the ball and length ``step`` of the step, in the scale of the images.
+        generator: of the CPU, wherever the images are.
+
+    Returns:
+        (B, C, H, W), within ``eps`` of ``x`` and within [0, 1].
+
+    Raises:
+        SettingsError: if a distance is not in the scale of images in [0, 1].
     """
     require_scale("step", step)
     lower, upper = ball(x, eps)
@@ -93,10 +105,20 @@ def n_fgsm(
 
         x_adv = x + noise + step * sign(grad cross-entropy(x + noise)),  noise in +-2 eps
 
-    As in the code of its authors, x + noise is clipped to [0, 1] before the gradient is taken.
+    As in the code of its authors, x + noise is clipped to [0, 1] before the gradient is taken. The
+    images are not checked, as by :func:`fgsm`.
+
+    Args:
+        x: images (B, C, H, W) in [0, 1]; y: labels (B,).
+        eps: half of how far the noise goes and length ``step`` of the step, in the scale of the
+            images.
+        generator: of the CPU, wherever the images are.
 
     Returns:
         (B, C, H, W) in [0, 1], within 2 eps + step of ``x``.
+
+    Raises:
+        SettingsError: if a distance is not in the scale of images in [0, 1].
     """
     require_scale("eps", eps)
     require_scale("step", step)

@@ -36,6 +36,7 @@ def square(
         x: images (B, C, H, W) in [0, 1]; y: labels (B,).
         eps: radius of the ball, in the scale of the images.
         queries: most times the model sees an image.
+        generator: of the CPU, wherever the images are.
 
     Returns:
         (B, C, H, W): the best found; misclassified where any query was.
