@@ -294,8 +294,8 @@ def audited(network: Path, effort: mbnas.Effort, images: Sequence[str]) -> dict[
     found = mbnas.audit_checkpoint(network, effort, images)
     if found.get("attacks") != version():
         raise SettingsError(
-            f"{str(network)!r} was audited by another version of the attacks; choose another "
-            "--work to audit all by this one"
+            f"{str(network)!r} was audited by another version of the attacks; move its "
+            f"audit-{effort}.json and .html away to audit it by this one"
         )
     return found
 

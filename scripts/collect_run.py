@@ -18,11 +18,21 @@ from mbnas.inspection import audit_file
 
 
 def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, Any]:
-    """All that is shown, and what someone needs to judge or repeat it."""
+    """All that is shown, and what someone needs to judge or repeat it.
+
+    Raises:
+        SettingsError: if nothing was retrained, or audited by several versions of the attacks.
+    """
     settings, manifest = folder.settings(), read_json(folder.manifest_file)
     candidates, effort = bench.finds(folder), settings.test.audit
     if not candidates:
         raise SettingsError(f"{str(folder.path)!r} has retrained nothing that could be shown")
+    audits = [audit for each in candidates for audit in audits_of(each).values()]
+    if len({each.get("attacks") for each in audits}) > 1:
+        raise SettingsError(
+            f"{str(folder.path)!r} was audited by several versions of the attacks, which cannot be "
+            "compared; move away all audit-*.json in candidates/ but those of one"
+        )
     records = [retrained(each, effort) for each in candidates]
     rescored = {record["id"]: record for record in folder.rescored.read()}
     started = folder.settings_file.stat().st_mtime
@@ -46,13 +56,15 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
     }
 
 
+def audits_of(candidate: Path) -> dict[str, Any]:
+    """Records of all its audits, by effort."""
+    files = {each.value: audit_file(candidate, each) for each in Effort}
+    return {effort: read_json(file) for effort, file in files.items() if file.exists()}
+
+
 def retrained(candidate: Path, effort: Effort) -> dict[str, Any]:
     """What was measured of a retrained network, and what its audits came to, other efforts' too."""
-    audits = {
-        each.value: shown(read_json(audit_file(candidate, each)))
-        for each in Effort
-        if audit_file(candidate, each).exists()
-    }
+    audits = {each: shown(audit) for each, audit in audits_of(candidate).items()}
     own = audits.pop(effort)
     return {**read_json(candidate / "metrics.json"), "audit": own, "further audits": audits}
 

@@ -57,6 +57,11 @@ pytestmark = pytest.mark.usefixtures("brief_audits")
 WITHOUT_MAIN = ("bench", "study", "readme_tables", "readme_picture")
 
 
+def audited_by_another_version(audit: Path) -> None:
+    """Alter its record so."""
+    write_json(audit, read_json(audit) | {"attacks": "0123456789ab"})
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_finds_all_that_it_imports(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(script.parent)
@@ -185,6 +190,9 @@ def test_a_row_takes_each_figure_from_where_it_belongs(
     of_test = ("natural", "loss", "images", "attacked", "runs", "bops", "training loss", "epochs")
     assert [row[each] for each in of_test] == [1, 2, 3, 4, 5, 6, 9, 2]
     assert [row[each] for each in ("audited pgd20 last", "worst case", "audited")] == [10, 11, 12]
+    answers["audit_checkpoint"]["attacks"] = "0123456789ab"
+    with pytest.raises(SettingsError, match="by another version of the attacks; move its audit-s"):
+        script.measure(asked, arguments)
 
 
 @pytest.mark.parametrize("script", ["reproduce_tables"], indirect=True)
@@ -589,11 +597,11 @@ def test_kept_networks_are_audited_once_each_on_its_own(
         script.main()
     assert read_json(tmp_path / "audits-two.json") == result
     audit = tmp_path / "work" / "paper-mbn2x1" / "audit-quick.json"
-    write_json(audit, read_json(audit) | {"attacks": "0123456789ab"})
-    with pytest.raises(SettingsError, match="was audited by another version of the attacks; cho"):
+    audited_by_another_version(audit)
+    with pytest.raises(SettingsError, match="by another version of the attacks; move its audit-q"):
         script.main()
     write_json(audit, {key: each for key, each in read_json(audit).items() if key != "attacks"})
-    with pytest.raises(SettingsError, match="was audited by another version of the attacks; cho"):
+    with pytest.raises(SettingsError, match="by another version of the attacks; move its audit-q"):
         script.main()
 
 
@@ -672,6 +680,9 @@ def test_other_audits_of_the_same_networks_are_shown_beside(script: ModuleType, 
     audited = r"30\.0 \(25\.0–35\.0\) [A-Z]+"
     rows = re.findall(rf"\) [A-Z]+ \| {audited} \| (.+)\|$", shown, re.MULTILINE)
     assert {re.sub(audited, "30.0", each) for each in rows} == {"– | – ", "30.0 | breaks 3 of 64 "}
+    write_json(candidate / "audit-full.json", audit | {"attacks": "0123456789ab"})
+    with pytest.raises(SettingsError, match="was audited by several versions of the attacks"):
+        script.collected(mbnas.runs.reopen(copy), "mbnas search", "0123456")
 
 
 @pytest.mark.parametrize("script", ["collect_run"], indirect=True)
@@ -707,6 +718,9 @@ def test_assignments_of_a_run_are_trained_alone_and_ranked(
     assert set(found["tau"]) == {"natural", "robust", "worst case"}
     rows = [row for each in found["assignments"] for row in each["alone"]]
     assert all(max(row["worst case"], row["robust"]) <= row["natural"] for row in rows)
+    audited_by_another_version(next((tmp_path / "work").glob("*/audit-quick.json")))
+    with pytest.raises(SettingsError, match="by another version of the attacks"):
+        script.main()
 
 
 @pytest.mark.parametrize("script", ["study_engines"], indirect=True)
@@ -802,6 +816,9 @@ def test_finds_are_retrained_once_in_every_way(
     with mock.patch.object(mbnas.Network, "forward", side_effect=AssertionError):
         script.main()
     assert json.loads((tmp_path / "retraining-digits.json").read_text()) == found
+    audited_by_another_version(folder / cheapest / "audit-quick.json")
+    with pytest.raises(SettingsError, match="by another version of the attacks"):
+        script.main()
 
 
 @pytest.mark.parametrize("script", ["study_search"], indirect=True)

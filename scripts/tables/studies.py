@@ -1,6 +1,7 @@
 """Tables of trainings that differ in one thing: surrogate, recipe, start, teacher."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from mbnas import Assignment
@@ -18,11 +19,12 @@ def study(result: Result) -> str:
         f"{measured['images']} test images."
     )
     networks, by_seed = measured["networks"], measured.get("by seed", {})
-    header = ["", *next(iter(networks.values())), *(["collapsed"] if by_seed else [])]
-    return "\n\n".join((described, table(header, standing(measured)), *gains(by_seed)))
+    attacks = list(next(iter(networks.values())))
+    header = ["", *attacks, *(["collapsed"] if by_seed else [])]
+    return "\n\n".join((described, table(header, standing(measured, attacks)), *gains(by_seed)))
 
 
-def standing(measured: dict[str, Any]) -> list[list[str]]:
+def standing(measured: dict[str, Any], attacks: Sequence[str]) -> list[list[str]]:
     """For each training and format what stands, and how many collapsed if that is known."""
     by_seed = measured.get("by seed", {})
     several = len(measured["seeds"]) > 1
@@ -31,7 +33,7 @@ def standing(measured: dict[str, Any]) -> list[list[str]]:
             name,
             *(
                 f"{mean:.1f} ± {std:.1f}" if several else f"{mean:.1f}"
-                for mean, std in each.values()
+                for mean, std in (each[attack] for attack in attacks)
             ),
             *([f"{sum(map(collapsed, by_seed[name]))} of {len(by_seed[name])}"] if by_seed else []),
         ]
@@ -45,14 +47,15 @@ def studies(results: dict[str, Result]) -> str:
     Args:
         results: by name; all of the same attacks.
     """
+    first = next(iter(results.values()))["measured"]["networks"]
+    attacks = list(next(iter(first.values())))
+    header = ["", "epochs", "images", "changed", *attacks, "collapsed"]
     rows = []
     for result in results.values():
         measured = result["measured"]
         changes = ", ".join(each.split(".", 1)[1] for each in measured["changes"])
         trained = (measured["epochs"], measured["train images"])
-        rows += [(name, *trained, changes, row) for name, *row in standing(measured)]
-    attacks = next(iter(results.values()))["measured"]["networks"]
-    header = ["", "epochs", "images", "changed", *next(iter(attacks.values())), "collapsed"]
+        rows += [(name, *trained, changes, row) for name, *row in standing(measured, attacks)]
     cells = [
         [name, str(epochs), str(images), changes, *row]
         for name, epochs, images, changes, row in sorted(rows)
