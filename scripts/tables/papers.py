@@ -43,18 +43,22 @@ def audits(result: Result) -> str:
     return f"{described}\n\n{table(header, rows)}"
 
 
+def effort(rows: list[dict[str, Any]]) -> str:
+    """Of the audits of rows of one result; older ones do not tell, they were all quick."""
+    return str(rows[0].get("effort", "quick"))
+
+
 def paper(result: Result) -> str:
     """Rows of the paper's tables, the published figures beside; mean and deviation over seeds."""
     measured = result["measured"]
     first, seeds = measured[0], sorted({each["seed"] for each in measured})
     several = len(seeds) > 1
-    effort = first.get("effort", "quick")  # older results do not tell: they were all quick
     described = (
         f"`{result['command']}` ({machine(result)}). Seed{'s' * several} "
         f"{', '.join(map(str, seeds))}; natural accuracy on {first['images']} test images, PGD "
         f"through the straight-through estimator on the first {first['attacked']}, mean of "
-        f"{first['runs']} runs; the {effort} audit's worst case and its one run of PGD-20 on the "
-        f"first {first['audited']}; ± is the standard deviation over "
+        f"{first['runs']} runs; the {effort(measured)} audit's worst case and its one run of "
+        f"PGD-20 on the first {first['audited']}; ± is the standard deviation over "
         f"{'seeds' if several else 'runs'}. 1e8 BOPS; from `paper:` on, what the paper says."
     )
     parts = [described]
@@ -201,26 +205,43 @@ class Alike:
     """
 
     shares: tuple[Share, Share, Share]
+    attacked_by: str
     bops: int | None
 
 
 PAPER = RESULTS.parent / "paper.csv"
-AUDITED_ALIKE = "audits-resnet20-standard-taught-cpu"
-"""The deepest audits that were made of several networks by one version of the code."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where several formats were trained alike.
+
+    Attributes:
+        results: that hold them, the first that does counts.
+        audits: by one version of the attacks of all that are compared, where those of
+            ``results`` are by several or less deep.
+    """
+
+    results: tuple[str, ...]
+    audits: str | None = None
 
 
 PLACES = {
-    "ResNet-8 at 16x16": ("paper-resnet8-cpu",),
-    "ResNet-8 at 32x32": ("study-surrogates-32",),
-    "ResNet-20, 17 epochs": (
-        "paper-resnet20-mbn3x1-taught-cpu",
-        "paper-resnet20-mbn1x3-taught-cpu",
-        "paper-resnet20-pact2x2-taught-cpu",
+    "ResNet-8 at 16x16": Place(("paper-resnet8-cpu",)),
+    "ResNet-8 at 32x32": Place(("study-surrogates-32",)),
+    "ResNet-20, 17 epochs": Place(
+        (
+            "paper-resnet20-mbn3x1-taught-cpu",
+            "paper-resnet20-mbn1x3-taught-cpu",
+            "paper-resnet20-pact2x2-taught-cpu",
+        ),
+        "audits-resnet20-standard-taught-cpu",
     ),
-    "ResNet-20, 5 epochs": ("paper-fastat-resnet20-cpu",),
-    "ResNet-20, 10 epochs": ("paper-fastat-resnet20-10-cpu",),
+    "ResNet-20, 5 epochs": Place(("paper-fastat-resnet20-cpu",)),
+    "ResNet-20, 10 epochs": Place(
+        ("paper-fastat-resnet20-10-cpu",), "audits-resnet20-fastat-10-cpu"
+    ),
 }
-"""Where several formats were trained alike, and the results that hold them."""
 
 
 def claim(model: str, training: str, of: str, over: str) -> str:
@@ -234,18 +255,18 @@ def claim(model: str, training: str, of: str, over: str) -> str:
     one, other = published[of], published[over]
     natural, pgd20 = (more(float(one[key]), float(other[key])) for key in ("top1", "pgd20"))
     times = fewer(float(one["bops_1e8"]), float(other["bops_1e8"]))
-    rows = [[f"paper, {model}", "", natural, pgd20, "–", times]]
-    for place, names in PLACES.items():
-        a, b = (alike(names, training, each) for each in (of, over))
+    rows = [[f"paper, {model}", "", natural, pgd20, "–", "", times]]
+    for name, place in PLACES.items():
+        a, b = (alike(place, training, each) for each in (of, over))
         if a and b:
             leads = [
                 f"{more(x.mean, y.mean)} ({math.hypot(x.error, y.error):.1f})"
                 for x, y in zip(a.shares, b.shares, strict=True)
             ]
             times = fewer(a.bops, b.bops) if a.bops and b.bops else "–"
-            rows.append([place, str(len(a.shares[0].values)), *leads, times])
-    header = [f"{of} against {over}", "seeds", "natural", "PGD-20", "worst case", "fewer BOPS"]
-    return table(header, rows)
+            rows.append([name, str(len(a.shares[0].values)), *leads, a.attacked_by, times])
+    header = [f"{of} against {over}", "seeds", "natural", "PGD-20", "worst case", "by"]
+    return table([*header, "fewer BOPS"], rows)
 
 
 def more(one: float, other: float) -> str:
@@ -256,12 +277,15 @@ def fewer(one: float, other: float) -> str:
     return f"{other / one:.1f} times"
 
 
-def alike(names: tuple[str, ...], training: str, format_: str) -> Alike | None:
-    """What these results hold of a format."""
-    for name in names:
-        found = (studied if name.startswith("study") else tabled)(name, training, format_)
+def alike(place: Place, training: str, format_: str) -> Alike | None:
+    """What its results hold of a format."""
+    for name in place.results:
+        if name.startswith("study"):
+            found = studied(name, training, format_)
+        else:
+            found = tabled(name, training, format_)
         if found:
-            return found
+            return audited(found, place.audits, format_) if place.audits else found
     return None
 
 
@@ -275,26 +299,30 @@ def studied(name: str, training: str, format_: str) -> Alike | None:
         Share([row[key] for row in rows], measured["images"])
         for key in ("natural", "PGD-20, ste, last", "worst")
     )
-    return Alike((natural, pgd20, worst), None)
+    return Alike((natural, pgd20, worst), "a study", None)
 
 
 def tabled(name: str, training: str, format_: str) -> Alike | None:
-    """From rows of the paper's tables; worst cases by :data:`AUDITED_ALIKE` where it has them."""
+    """From rows of the paper's tables."""
     of_training = (row for row in read(name)["measured"] if row["training"] == training)
     rows = [row for row in of_training if row["format"] == format_]
     if not rows:
         return None
-    audited = {
-        f"paper-{each['network']}": ([each["worst_case"]["accuracy"]], each["images"])
-        for each in read(AUDITED_ALIKE)["measured"]["networks"]
-    }
-    quick = ([row["worst case"]["accuracy"] for row in rows], rows[0]["audited"])
     kinds = (
         ([row["natural"] for row in rows], rows[0]["images"]),
         ([row["pgd20 last"]["mean"] for row in rows], rows[0]["attacked"]),
-        audited.get(name, quick),
+        ([row["worst case"]["accuracy"] for row in rows], rows[0]["audited"]),
     )
     natural, pgd20, worst_case = (
         Share([100 * each for each in values], images) for values, images in kinds
     )
-    return Alike((natural, pgd20, worst_case), rows[0]["bops"])
+    return Alike((natural, pgd20, worst_case), f"{effort(rows)} audits", rows[0]["bops"])
+
+
+def audited(found: Alike, audits: str, format_: str) -> Alike:
+    """With the worst case by these audits, whose network's name has the format as a word."""
+    measured = read(audits)["measured"]
+    (audit,) = (each for each in measured["networks"] if format_ in each["network"].split("-"))
+    natural, pgd20, _ = found.shares
+    worst_case = Share([100 * audit["worst_case"]["accuracy"]], audit["images"])
+    return Alike((natural, pgd20, worst_case), f"{measured['effort']} audits", found.bops)
