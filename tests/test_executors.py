@@ -10,6 +10,7 @@ from typing import Literal
 from unittest import mock
 
 import pytest
+import ray
 import torch
 from helpers import same, tiny
 
@@ -219,9 +220,8 @@ def test_a_cluster_that_does_not_answer_is_told_before_any_work() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    for given in (address, f"ray://{address}"):
-        with pytest.raises(SettingsError, match=f"no Ray cluster at '{given}'"):
-            Executor("ray", 1, given).check()
+    with pytest.raises(SettingsError, match=f"no Ray cluster at '{address}'"):
+        Executor("ray", 1, address).check()
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,9 @@ def test_a_ray_that_cannot_be_worked_with_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("kind", "address", "message"),
     [
-        ("ray", "myhost", "'myhost' names no port; give HOST:PORT"),
-        ("ray", "", "'' names no port; give HOST:PORT"),
+        ("ray", "myhost", "--address 'myhost' is not HOST:PORT"),
+        ("ray", "", "--address '' is not HOST:PORT"),
+        ("ray", "ray://myhost:10001", "--address 'ray://myhost:10001' is not HOST:PORT"),
         ("inprocess", "auto", "--address auto is of a Ray cluster; leave it away"),
     ],
 )
@@ -271,16 +272,31 @@ def test_an_address_that_cannot_be_one_is_told_before_any_work(
         Executor(kind, 1, address).check()
 
 
-def test_a_cluster_that_answers_or_none_named_is_no_mistake(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def init(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
+    """In place of ``ray.init``, as if Ray had not begun yet."""
+    replaced = mock.Mock(is_initialized=mock.Mock(return_value=False))
+    for each in ("init", "shutdown", "is_initialized"):
+        monkeypatch.setattr(ray, each, getattr(replaced, each))
+    begun: mock.Mock = replaced.init
+    return begun
+
+
+def test_a_cluster_is_tried_before_any_work_where_one_is_named(
+    init: mock.Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10)
-        Executor("ray", 1, f"127.0.0.1:{server.getsockname()[1]}").check()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        Executor("ray", 1, address).check()
         server.accept()[0].close()  # somebody knocked
     monkeypatch.setattr(socket, "create_connection", None)  # nobody may, where none is named
     Executor("ray", 1, "auto").check()
     Executor("ray", 1).check()
+    assert [each.kwargs["address"] for each in init.call_args_list] == [address, "auto"]
+    init.side_effect = ConnectionError("Could not find any running Ray instance.")
+    with pytest.raises(SettingsError, match="no Ray cluster to work with at --address 'auto'"):
+        Executor("ray", 1, "auto").check()
 
 
 def test_without_ray_the_other_executor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

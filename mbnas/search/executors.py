@@ -36,7 +36,8 @@ class Executor:
         """Find out before any work is done whether the candidates can be scored.
 
         Raises:
-            SettingsError: if Ray is not installed or there is no cluster at the address.
+            SettingsError: if Ray is not installed or there is no cluster to work with at the
+                address.
         """
         if self.kind == "inprocess":
             if self.address is not None:
@@ -49,20 +50,13 @@ class Executor:
             raise SettingsError(
                 "--executor ray needs Ray: pip install 'ray[tune]', or use --executor inprocess"
             )
-        if self.address in (None, "auto"):  # left to Ray
+        if self.address is None:
             return
-        host, _, port = self.address.removeprefix("ray://").rpartition(":")
-        if not port.isdecimal():
-            raise SettingsError(
-                f"--address {self.address!r} names no port; give HOST:PORT, ray://HOST:PORT or auto"
-            )
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except (OSError, OverflowError) as error:
-            raise SettingsError(
-                f"no Ray cluster at {self.address!r} ({error}); give the address of a running "
-                "one, or none to start Ray on this machine"
-            ) from None
+        if self.address != "auto":
+            _require_answer(self.address)
+        from mbnas.search import raytune  # noqa: PLC0415 (heavy, and not needed in process)
+
+        raytune.require_cluster(self.address)
 
     def run(self, problem: Problem, session: Session, device: torch.device) -> None:
         """Score candidates until the session is finished.
@@ -78,6 +72,23 @@ class Executor:
         from mbnas.search import raytune  # noqa: PLC0415 (heavy, and not needed in process)
 
         raytune.run(problem, session, self.workers, self.address, device)
+
+
+def _require_answer(address: str) -> None:
+    """Ask at HOST:PORT first, where Ray itself would wait for long."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "://" in address:
+        raise SettingsError(
+            f"--address {address!r} is not HOST:PORT of a Ray cluster's head, nor auto for one on "
+            "this machine"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(
+            f"no Ray cluster at {address!r} ({error}); give the address of a running one, or none "
+            "to start Ray on this machine"
+        ) from None
 
 
 def default_workers(kind: Literal["inprocess", "ray"], device: torch.device) -> int:

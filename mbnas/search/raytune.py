@@ -164,6 +164,17 @@ def gpu_share(workers: int) -> float:
     return 1 / math.ceil(workers / gpus) if gpus else 0.0
 
 
+def require_cluster(address: str) -> None:
+    """Check that there is a cluster to work with.
+
+    Raises:
+        SettingsError: if there is none, or it is of another version.
+    """
+    if not ray.is_initialized():
+        _connect(address, 0)
+        ray.shutdown()
+
+
 def _connect(address: str | None, workers: int) -> None:
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
