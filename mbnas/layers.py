@@ -167,7 +167,7 @@ def latent_weight(row: Row) -> nn.Parameter:
 
 
 def _convolve(activations: Tensor, weight: Tensor, row: Row) -> Tensor:
-    """Under autocast in low precision, which no comparison with a threshold ever is."""
+    """Under autocast in low precision; what follows is in that of the activations again."""
     dtype = precision.of_convolutions(activations)
     y = F.conv2d(
         activations.to(dtype), weight.to(dtype), stride=row.stride, padding=row.kernel // 2

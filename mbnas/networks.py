@@ -65,7 +65,7 @@ class Skeleton(nn.Module):
 
     def propagate(self, x: Tensor, convolve: Callable[[Row, Tensor], Tensor]) -> Tensor:
         """Images (B, C, H, W) -> logits (B, classes), each searchable row run by ``convolve``."""
-        images = (x - self.mean) / self.std
+        images = ((x - self.mean) / self.std).to(self.mean.dtype)
         # This memory format convolves 10-30 % faster.
         x = self.stem(images.contiguous(memory_format=torch.channels_last)).to(images.dtype)
         if self.backbone.stem_pool:

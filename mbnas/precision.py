@@ -15,8 +15,8 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The context for the forward passes of a training step, a teacher's among them.
 
     Inside, convolutions and the classifier run in bfloat16 if the recipe computes in it and the
-    device is built for it. Quantizers, batch-norm and the loss stay in float32, as attacks and
-    measurements do altogether: what is compared with a threshold is never rounded first.
+    device is built for it, and hand on what is rounded to that. Quantizers, batch-norm and the loss
+    stay in float32, as attacks and measurements do altogether.
     """
     low = computed_in(recipe, device) is Precision.BFLOAT16
     if recipe.precision is Precision.BFLOAT16 and not low:

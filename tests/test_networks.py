@@ -138,6 +138,12 @@ def test_averaged_shortcuts_lose_no_pixel_and_no_channel() -> None:
     torch.testing.assert_close(network(x), expected)
 
 
+def test_images_may_be_of_any_precision() -> None:
+    network, x = scrambled(lambda: multibit(RESNET8, MIXED)).eval(), images(RESNET8)
+    torch.testing.assert_close(network(x.double()), network(x))
+    torch.testing.assert_close(network.double()(x), network(x.double()))
+
+
 @pytest.mark.parametrize("size", [7, 8])
 def test_averaged_shortcuts_fit_odd_images(size: int) -> None:
     table = backbones.build("resnet8", width=4, image=(1, size, size), classes=3)
