@@ -187,7 +187,7 @@ def search(
     _print(report.pareto_table(outcome.front, outcome.worst_cases))
     if outcome.retrained:
         _print(report.retrained_table(outcome.retrained, settings.space.layers))
-    _say_next(folder, outcome)
+    _say_next(folder, outcome, data)
 
 
 @app.command(short_help="Size and cost of a space, one network itemised.")
@@ -259,7 +259,7 @@ def retrain(
         _print_json(metrics)
         return
     _print(report.retrained_table([metrics], settings.space.layers))
-    _say(f"next: mbnas audit {shlex.quote(f'{run}/candidates/{candidate}')}")
+    _say(f"next: {_command('audit', f'{run}/candidates/{candidate}', data=data)}")
 
 
 @app.command(short_help="Train one network of any number format.")
@@ -318,7 +318,7 @@ def train(
         _print_json(metrics)
         return
     _print(report.retrained_table([metrics], settings.space.layers))
-    _say(f"next: mbnas audit {shlex.quote(str(folder))}")
+    _say(f"next: {_command('audit', str(folder), data=data)}")
 
 
 @app.command(short_help="Measure a network on test images.")
@@ -337,8 +337,7 @@ def evaluate(
         _print_json(metrics)
     else:
         _print(report.attack_table(metrics))
-        where = [] if data is None else ["--data", str(data)]
-        _say(f"next: {shlex.join(['mbnas', 'audit', str(checkpoint), *where])}")
+        _say(f"next: {_command('audit', str(checkpoint), data=data)}")
 
 
 @app.command(short_help="Try everything to break a network.")
@@ -423,21 +422,26 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
     print(json.dumps(value, indent=2))
 
 
-def _say_next(folder: Path, outcome: pipeline.Outcome) -> None:
+def _command(*words: str, data: Path | None) -> str:
+    """To be given next, on images that may have been moved since settings were written."""
+    return shlex.join(["mbnas", *words, *([] if data is None else ["--data", str(data)])])
+
+
+def _say_next(folder: Path, outcome: pipeline.Outcome, data: Path | None) -> None:
     costliest, known = outcome.front[-1], {each["id"] for each in outcome.retrained}
     others = [each for each in outcome.front if each.id not in known]
-    run, settings = shlex.quote(str(folder)), shlex.quote(f"{folder}/settings.yaml")
+    settings, retrain = shlex.quote(f"{folder}/settings.yaml"), ("retrain", str(folder))
     if outcome.retrained:
-        network = shlex.quote(f"{folder}/candidates/{outcome.retrained[0]['id']}")
-        first = f"mbnas audit {network}"
+        network = f"{folder}/candidates/{outcome.retrained[0]['id']}"
+        first = _command("audit", network, data=data)
     else:
-        first = f"mbnas retrain {run} --candidate {costliest.id}"
+        first = _command(*retrain, "--candidate", costliest.id, data=data)
         others = others[:-1]
     lines = (
         f"everything is in {folder}, the picture in {folder}/pareto.html",
         "next:",
         f"  {first}",
-        *(f"  mbnas retrain {run} --candidate {each.id}" for each in others[:1]),
+        *(f"  {_command(*retrain, '--candidate', each.id, data=data)}" for each in others[:1]),
         f"  mbnas profile --space {settings} --assignment {costliest.assignment}",
     )
     _say("\n".join(lines))

@@ -205,7 +205,7 @@ def record_supernet(folder: RunFolder, digest: str) -> None:
             f"{str(there[0])!r} is of another supernet than "
             f"{str(folder.supernet_file)!r}, which was replaced or trained anew since; restore "
             f"the former, or search this one with `mbnas search --supernet "
-            f"{shlex.quote(str(folder.path))}`"
+            f"{shlex.quote(str(folder.path))} --out {shlex.quote(f'{folder.path}-again')}`"
         )
     write_json(folder.manifest_file, {**known, "supernet": digest})
 

@@ -569,6 +569,18 @@ def test_brackets_in_a_name_are_no_markup(
     assert "next: mbnas audit 'a[/old]'\n" in capsys.readouterr().err
 
 
+def test_the_next_command_finds_the_images_where_this_one_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    short = ("--set", "retraining.training=natural", "--out", str(tmp_path / "out"))
+    assert call("train", *SPACE, *OVERRIDES, *short, "--format", "float") == 0
+    metrics = read_json(tmp_path / "out" / "metrics.json")
+    monkeypatch.setattr("mbnas.pipeline.train_network", lambda *_: metrics)
+    moved = ("--format", "float", "--out", "there", "--data", "my own")
+    assert call("train", *SPACE, *FOLDER, *moved) == 0
+    assert "next: mbnas audit there --data 'my own'\n" in capsys.readouterr().err
+
+
 def test_a_long_format_makes_no_long_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     layers = "2x1,1x2,1x1,2x2,1x1,2x1,1x2,2x2,1x1,1x2,2x2,2x1"
