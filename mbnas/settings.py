@@ -340,7 +340,7 @@ class Settings(_Frozen):
     """All that decides the result of a run."""
 
     name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     backbone: BackboneSettings
     choices: Choices

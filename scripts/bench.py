@@ -192,7 +192,7 @@ def positive(text: str) -> int:
 
 def images_in(data: Path | None) -> list[str]:
     """Where images lie as a change of settings; none where the settings know."""
-    return [] if data is None else [f"data.root={json.dumps(str(data))}"]
+    return [] if data is None else [f"data.root={json.dumps(str(data), ensure_ascii=False)}"]
 
 
 def settled(space: Path, own: Sequence[str], changes: Sequence[str]) -> mbnas.Settings:
