@@ -227,7 +227,9 @@ class Place:
 
 
 PLACES = {
-    "ResNet-8 at 16x16": Place(("paper-resnet8-fastat-standard-seeds-cpu", "paper-resnet8-cpu")),
+    "ResNet-8 at 16x16": Place(
+        ("paper-resnet8-natural-standard-cpu", "paper-resnet8-fastat-standard-seeds-cpu")
+    ),
     "ResNet-8 at 32x32": Place(("study-surrogates-32",)),
     "ResNet-20, 17 epochs": Place(
         (
