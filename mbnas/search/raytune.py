@@ -193,7 +193,8 @@ def _connect(address: str | None, workers: int) -> None:
             ) from None
         raise SettingsError(
             f"no Ray cluster to work with at --address {address!r} ({told}); start one with "
-            "`ray start --head` in this environment, or leave --address out to run on this machine"
+            "`ray start --head` in this environment, set RAY_AUTH_MODE=token if it asks for the "
+            "token in ~/.ray/auth_token, or leave --address out to run on this machine"
         ) from None
     if signal.getsignal(signal.SIGTERM) is not on_termination:  # Ray would end without a word
         signal.signal(signal.SIGTERM, on_termination)
