@@ -27,13 +27,13 @@ def collected(folder: runs.RunFolder, command: str, commit: str) -> dict[str, An
     candidates, effort = bench.finds(folder), settings.test.audit
     if not candidates:
         raise SettingsError(f"{str(folder.path)!r} has retrained nothing that could be shown")
-    audits = [audit for each in candidates for audit in audits_of(each).values()]
-    if len({each.get("attacks") for each in audits}) > 1:
+    audits = {each: audits_of(each) for each in candidates}
+    if len({audit.get("attacks") for each in audits.values() for audit in each.values()}) > 1:
         raise SettingsError(
             f"{str(folder.path)!r} was audited by several versions of the attacks, which cannot be "
             "compared; move away all audit-*.json in candidates/ but those of one"
         )
-    records = [retrained(each, effort) for each in candidates]
+    records = [retrained(each, found, effort) for each, found in audits.items()]
     rescored = {record["id"]: record for record in folder.rescored.read()}
     started = folder.settings_file.stat().st_mtime
     finished = [audit_file(each, effort).stat().st_mtime for each in candidates]
@@ -62,11 +62,11 @@ def audits_of(candidate: Path) -> dict[str, Any]:
     return {effort: read_json(file) for effort, file in files.items() if file.exists()}
 
 
-def retrained(candidate: Path, effort: Effort) -> dict[str, Any]:
+def retrained(candidate: Path, audits: dict[str, Any], effort: Effort) -> dict[str, Any]:
     """What was measured of a retrained network, and what its audits came to, other efforts' too."""
-    audits = {each: shown(audit) for each, audit in audits_of(candidate).items()}
-    own = audits.pop(effort)
-    return {**read_json(candidate / "metrics.json"), "audit": own, "further audits": audits}
+    further = {each: shown(audit) for each, audit in audits.items()}
+    own = further.pop(effort)
+    return {**read_json(candidate / "metrics.json"), "audit": own, "further audits": further}
 
 
 def shown(audit: dict[str, Any]) -> dict[str, Any]:

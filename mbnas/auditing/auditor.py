@@ -97,9 +97,9 @@ def version() -> str:
     """Of all code that decides what attacks find: one version's findings are none of another's."""
     mbnas = Path(__file__).parent.parent
     attacks = sorted((mbnas / "attacks").glob("*.py"))
-    under = ("losses.py", "randomness.py", "evaluation.py")
-    order = ("auditing/autoattack.py", "auditing/case.py", "auditing/evidence.py")
-    files = (*attacks, *(mbnas / each for each in (*under, *order)))
+    names = ["losses", "randomness", "evaluation"]
+    names += ["auditing/autoattack", "auditing/case", "auditing/evidence"]
+    files = (*attacks, *(mbnas / f"{each}.py" for each in names))
     return sha256(b"".join(each.read_bytes() for each in files)).hexdigest()[:12]
 
 

@@ -282,10 +282,7 @@ def fewer(one: float, other: float) -> str:
 def alike(place: Place, training: str, format_: str) -> Alike | None:
     """What its results hold of a format."""
     for name in place.results:
-        if name.startswith("study"):
-            found = studied(name, training, format_)
-        else:
-            found = tabled(name, training, format_)
+        found = (studied if name.startswith("study") else tabled)(name, training, format_)
         if found:
             return audited(found, place.audits, format_) if place.audits else found
     return None
