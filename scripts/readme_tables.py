@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tables.cells import RESULTS, Result, read
-from tables.papers import audits, claim, paper, trainings
+from tables.papers import audits, claim, formats, paper, trainings
 from tables.peers import agreement, attacks, pipeline, supernet, training
 from tables.rankings import engines, ranking, rules
 from tables.searches import finds, fronts, paired, search
@@ -44,14 +44,19 @@ KINDS: dict[str, Callable[[Result], str]] = {
         training,
     )
 }
-TOGETHER = {"papers": ("paper", trainings), "studies": ("study", studies)}
+TOGETHER = {
+    "formats": ("paper", formats),
+    "papers": ("paper", trainings),
+    "studies": ("study", studies),
+}
 
 
 def written(page: str) -> str:
     """The page with the tables that its markers ask for.
 
-    ``<!-- search: digits -->`` is one result, ``<!-- papers: resnet20-*cpu -->`` rows of the paper
-    of several, ``<!-- studies: fastat-* -->`` several studies,
+    ``<!-- search: digits -->`` is one result, ``<!-- formats: resnet8-*cpu -->`` rows of the
+    paper of several that were trained alike, ``<!-- papers: resnet20-*cpu -->`` of several that
+    were not, ``<!-- studies: fastat-* -->`` several studies,
     ``<!-- paired: digits.digits-square -->`` two of finds, and
     ``<!-- claim: resnet20.natural.mbn3x1.mbn1x3 -->`` what the paper says of two formats.
     """

@@ -51,17 +51,38 @@ def effort(rows: list[dict[str, Any]]) -> str:
 def paper(result: Result) -> str:
     """Rows of the paper's tables, the published figures beside; mean and deviation over seeds."""
     measured = result["measured"]
+    described = f"`{result['command']}` ({machine(result)}). {how(measured)}"
+    return "\n\n".join((described, *by_training(measured)))
+
+
+def formats(results: dict[str, Result]) -> str:
+    """The same of several results whose rows were measured alike, the costliest format first."""
+    measured = [each for result in results.values() for each in result["measured"]]
+    measured.sort(key=lambda each: (each["training"] != "natural", -each["bops"], each["format"]))
+    commands = (f"- `{each['command']}` ({machine(each)})" for each in results.values())
+    summary = "The commands, hardware, versions and commits"
+    return "\n\n".join(
+        (how(measured), *by_training(measured), folded(summary, "\n".join(commands)))
+    )
+
+
+def how(measured: list[dict[str, Any]]) -> str:
+    """Rows of the paper's tables were measured."""
     first, seeds = measured[0], sorted({each["seed"] for each in measured})
     several = len(seeds) > 1
-    described = (
-        f"`{result['command']}` ({machine(result)}). Seed{'s' * several} "
-        f"{', '.join(map(str, seeds))}; natural accuracy on {first['images']} test images, PGD "
-        f"through the straight-through estimator on the first {first['attacked']}, mean of "
-        f"{first['runs']} runs; the {effort(measured)} audit's worst case and its one run of "
-        f"PGD-20 on the first {first['audited']}; ± is the standard deviation over "
+    return (
+        f"Seed{'s' * several} {', '.join(map(str, seeds))}; natural accuracy on "
+        f"{first['images']} test images, PGD through the straight-through estimator on the first "
+        f"{first['attacked']}, mean of {first['runs']} runs; the {effort(measured)} audit's worst "
+        f"case and its one run of PGD-20 on the first {first['audited']}; ± is the standard "
+        f"deviation over "
         f"{'seeds' if several else 'runs'}. 1e8 BOPS; from `paper:` on, what the paper says."
     )
-    parts = [described]
+
+
+def by_training(measured: list[dict[str, Any]]) -> list[str]:
+    """A table for each training."""
+    parts = []
     for training in dict.fromkeys(each["training"] for each in measured):
         rows = []
         of_training = [each for each in measured if each["training"] == training]
@@ -84,7 +105,7 @@ def paper(result: Result) -> str:
         columns = ["BOPS", "natural", *ATTACKED, "worst case"]
         columns += ["paper: BOPS", "natural", "PGD-20", "PGD-50"]
         parts.append(table([training, *columns], rows))
-    return "\n\n".join(parts)
+    return parts
 
 
 ATTACKED = ("PGD-20 last", "every", "PGD-50 last", "every", "audit: PGD-20 last")
