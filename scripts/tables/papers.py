@@ -67,7 +67,7 @@ def formats(results: dict[str, Result]) -> str:
 
 
 def how(measured: list[dict[str, Any]]) -> str:
-    """Rows of the paper's tables were measured."""
+    """How rows of the paper's tables were measured, which is alike for all of them."""
     first, seeds = measured[0], sorted({each["seed"] for each in measured})
     several = len(seeds) > 1
     return (
@@ -75,8 +75,8 @@ def how(measured: list[dict[str, Any]]) -> str:
         f"{first['images']} test images, PGD through the straight-through estimator on the first "
         f"{first['attacked']}, mean of {first['runs']} runs; the {effort(measured)} audit's worst "
         f"case and its one run of PGD-20 on the first {first['audited']}; ± is the standard "
-        f"deviation over "
-        f"{'seeds' if several else 'runs'}. 1e8 BOPS; from `paper:` on, what the paper says."
+        f"deviation over {'seeds' if several else 'runs'}. 1e8 BOPS; from `paper:` on, what the "
+        "paper says."
     )
 
 
