@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mbnas.attacks import Model, broken, pgd, require_images, right
-from mbnas.errors import SettingsError
+from mbnas.errors import DataError, SettingsError
 from mbnas.images import Batch, Images
 from mbnas.losses import Loss, cross_entropy, margin, rescaled_cross_entropy
 from mbnas.networks import Network
@@ -20,8 +20,8 @@ from mbnas.settings import Robustness, Surrogate, Threat
 
 BATCH = 128
 NOT_FINITE = (
-    "the network returns logits that are not finite (NaN or infinite); its training diverged or "
-    "its file is damaged: train it anew"
+    "the network returns logits that are not finite (NaN or infinite), or so large that their "
+    "cross-entropy is not; its training diverged or its file is damaged: train it anew"
 )
 Steered = Callable[[Tensor, Surrogate], Tensor]
 """A network: images (B, C, H, W) and the surrogate its gradient takes, to logits (B, classes)."""
@@ -47,14 +47,40 @@ def require_sound(network: Steered, images: Images) -> None:
     """Check what a measurement rests on.
 
     Raises:
-        DataError: if the images are not in [0, 1].
-        SettingsError: if the network is in training mode or its logits are not finite.
+        DataError: if there are no images, they are not in [0, 1], or the network has no logits of
+            their labels.
+        SettingsError: if the network is in training mode, changes the images that it is given, or
+            its logits are not finite.
     """
     require_evaluation_mode(network)
-    for x, _ in images.batches(BATCH):
+    require_some(images)
+    for x, y in images.batches(BATCH):
         require_images(x)
-        if not network(x, Surrogate.STE).isfinite().all():
+        given = x.clone()
+        logits = network(given, Surrogate.STE)
+        if not torch.equal(given, x):
+            raise SettingsError(
+                "the network changes the images that it is given, in place; let it compute new "
+                "ones, such as x = x - 0.5 for x -= 0.5"
+            )
+        if not logits.isfinite().all():
             raise SettingsError(NOT_FINITE)
+        if y.min() < 0 or y.max() >= logits.shape[1]:
+            raise DataError(
+                f"labels run from {y.min()} to {y.max()}, the network returns logits of "
+                f"{logits.shape[1]} classes, 0 to {logits.shape[1] - 1}; give the labels that it "
+                "was trained with"
+            )
+
+
+def require_some(images: Images) -> None:
+    """Check that there are images.
+
+    Raises:
+        DataError: if there are none.
+    """
+    if len(images) == 0:
+        raise DataError("no images; give at least one")
 
 
 def require_evaluation_mode(network: Steered) -> None:
@@ -75,7 +101,11 @@ def recalibrate(network: nn.Module, images: Images) -> None:
     """Re-estimate the running batch-norm statistics as plain averages over natural batches.
 
     The batches are of one size, or an image apart: a small last one would count as much as others.
+
+    Raises:
+        DataError: if there are no images.
     """
+    require_some(images)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -147,8 +177,10 @@ def measure(
 
     Raises:
         SettingsError: if the network is in training mode.
+        DataError: if there are no images.
     """
     require_evaluation_mode(network)
+    require_some(images)
     natural, robust, total = 0, 0, 0.0
     for x, y in images.batches(BATCH):
         standing, loss = classify(network, x, y)

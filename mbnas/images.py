@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mbnas.errors import SettingsError
+from mbnas.errors import DataError, SettingsError
 from mbnas.randomness import derive, uniform
 
 Batch = tuple[Tensor, Tensor]
@@ -37,7 +37,16 @@ class Images:
 
     @classmethod
     def of(cls, pixels: Tensor, targets: Tensor) -> Images:
-        """All of the stored images."""
+        """All of the stored images.
+
+        Raises:
+            DataError: if these are no images with one label each.
+        """
+        shapes = f"images {tuple(pixels.shape)} and labels {tuple(targets.shape)}"
+        if pixels.ndim != 4 or targets.shape != pixels.shape[:1]:
+            raise DataError(f"{shapes} do not fit; give (n, C, H, W) and (n,)")
+        if targets.dtype != torch.int64:
+            raise DataError(f"labels are {targets.dtype}; give whole numbers as torch.int64")
         positions = torch.arange(len(targets), device=targets.device)
         return cls(pixels, targets, positions, pixels.device)
 

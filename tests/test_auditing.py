@@ -17,10 +17,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from victims import grey, masked
 
-from mbnas import backbones, losses
+from mbnas import auditing, backbones, losses
 from mbnas.assignment import Assignment
 from mbnas.attacks import Attack, Model
-from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, begun_with, page
+from mbnas.auditing import PLANS, Audit, Plan, Verdict, audit, begun_with, page, version
 from mbnas.auditing.case import LOSSES, Case
 from mbnas.auditing.checks import Check, judge, percent
 from mbnas.auditing.evidence import (
@@ -489,8 +489,43 @@ def test_a_source_that_is_wrong_already_still_gives_images_to_transfer(
 
 def test_the_journal_of_another_audit_is_refused(tmp_path: Path) -> None:
     audited(honest(), tmp_path)
-    with pytest.raises(DataError, match=r"begun with another network \(by its first logits\); go"):
-        audited(Saturated(), tmp_path)
+    for other in (Saturated(), Shattered(), Misleading()):  # two of them in its gradient alone
+        with pytest.raises(DataError, match=r"another network \(by its first .*gradients\); go"):
+            audited(other, tmp_path)
+
+
+def test_the_journal_of_other_images_or_labels_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    audited(honest(), tmp_path)
+    darker, relabelled = X.clone(), Y.clone()
+    darker[-1], relabelled[-1] = darker[-1] / 2, (relabelled[-1] + 1) % 10
+    for images in (Images.of(darker, Y), Images.of(X, relabelled)):
+        with pytest.raises(DataError, match="begun with another images; go on with that"):
+            audit(honest(), images, THREAT, PLAN, seed=0, journal=journal)
+
+
+def test_whatever_makes_a_networks_gradient_is_of_the_version_of_the_attacks() -> None:
+    package = Path(auditing.__file__).parent.parent
+    computing_none = {"settings", "assignment", "backbones", "formats", "errors", "progress"}
+    found, left = set(), ["networks"]
+    while left:
+        name = left.pop()
+        found.add(name)
+        imported = re.findall(
+            r"^from mbnas(?:\.(\w+))? import (.+)$", (package / f"{name}.py").read_text(), re.M
+        )
+        names = {
+            each for module, of in imported for each in ([module] if module else of.split(", "))
+        }
+        left += names - found - computing_none
+    assert {"networks", "layers", "quantizers", "kernels", "loops", "prelu"} <= found
+    before, read = version.__wrapped__(), Path.read_bytes
+    for name in found:
+        changed = package / f"{name}.py"
+        with mock.patch.object(
+            Path, "read_bytes", lambda path, of=changed: read(path) + b"#" * (path == of)
+        ):
+            assert version.__wrapped__() != before, name
 
 
 def test_an_audit_goes_on_with_more_networks_for_transfer_but_not_with_others(
@@ -578,8 +613,8 @@ def test_no_attack_of_the_sweep_is_shorter_than_planned(steps: int, longer: bool
         ({"threat": THREAT.model_copy(update={"eps": 0.2})}, "threat"),
         ({"seed": 1}, "seed"),
         ({"plan": replace(PLAN, noises=PLAN.noises + 1)}, "plan"),
-        ({"images": IMAGES.first(9)}, "number of images"),
-        ({"seed": 1, "images": IMAGES.first(9)}, "seed and number of images"),
+        ({"images": IMAGES.first(9)}, "images"),
+        ({"seed": 1, "images": IMAGES.first(9)}, "seed and images"),
     ],
 )
 def test_an_audit_does_not_go_on_with_anything_else(
@@ -988,6 +1023,31 @@ def test_a_network_in_training_mode_is_refused(tmp_path: Path) -> None:
         audit_of(network.train(), X, tmp_path)
     with pytest.raises(SettingsError, match="training mode"):
         audited(honest(), tmp_path, sources={"twin": network})
+
+
+def test_labels_that_the_network_does_not_know_are_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    for wrong in (-1, 10):
+        images = Images.of(X, torch.cat([Y[1:], torch.tensor([wrong])]))
+        with pytest.raises(DataError, match=r"labels run from .* logits of 10 classes, 0 to 9; "):
+            audit(honest(), images, THREAT, PLAN, seed=0, journal=journal)
+
+
+def test_no_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images; give at least one"):
+        audit(
+            honest(), IMAGES.first(0), THREAT, PLAN, seed=0, journal=Journal(tmp_path / "journal")
+        )
+
+
+def test_a_network_that_changes_its_images_is_told_so(tmp_path: Path) -> None:
+    class Careless(nn.Module):
+        def forward(self, x: Tensor, surrogate: Surrogate) -> Tensor:
+            x -= 0.5
+            return honest()(x, surrogate)
+
+    with pytest.raises(SettingsError, match="changes the images that it is given, in place"):
+        audit_of(Careless().eval(), X, tmp_path)
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:

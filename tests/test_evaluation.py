@@ -16,7 +16,7 @@ from victims import grey, masked
 from mbnas import backbones, losses
 from mbnas.assignment import Assignment
 from mbnas.attacks import uniform_start
-from mbnas.errors import SettingsError
+from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import (
     Scores,
     Spread,
@@ -176,6 +176,12 @@ def test_no_training_is_judged_by_its_own_surrogate_alone(surrogate: Surrogate) 
     assert surrogate in (through := {each.surrogate for each in stages})
     assert len(through) == 2
     assert {each.steps for each in stages} == {3}
+
+
+def test_nothing_is_measured_on_no_images() -> None:
+    for measurement in (measured, recalibrate):
+        with pytest.raises(DataError, match="no images"):
+            measurement(network().eval(), images_of_noise(8).first(0))
 
 
 def test_a_network_in_training_mode_is_not_measured() -> None:

@@ -1,5 +1,6 @@
 """Images in memory: selections, batches, epochs and augmentation."""
 
+import re
 from itertools import product
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mbnas.errors import DataError
 from mbnas.images import Images, augment
 from mbnas.randomness import generator
 
@@ -54,6 +56,20 @@ def test_floats_are_kept_as_they_are() -> None:
     same_x, same_y = Images.of(x, y).gather(torch.arange(10))
     assert torch.equal(x, same_x)
     assert torch.equal(y, same_y)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels"), [((4, 1, 2, 2), 3), ((4, 1, 2, 2), 5), ((4, 2, 2), 4), ((4,), 4)]
+)
+def test_images_need_one_label_each(pixels: tuple[int, ...], labels: int) -> None:
+    message = re.escape(f"images {pixels} and labels ({labels},) do not fit; give (n, C, H, W)")
+    with pytest.raises(DataError, match=message):
+        Images.of(torch.zeros(pixels), torch.arange(labels))
+
+
+def test_labels_are_whole_numbers() -> None:
+    with pytest.raises(DataError, match=r"labels are torch\.float32; give whole numbers"):
+        Images.of(torch.zeros(4, 1, 2, 2), torch.zeros(4))
 
 
 def test_the_generator_decides_order_and_augmentation() -> None:

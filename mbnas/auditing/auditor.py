@@ -9,19 +9,18 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-import torch
-
 from mbnas.auditing import autoattack
 from mbnas.auditing.case import Case
 from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
+from mbnas.data import fingerprint
 from mbnas.evaluation import Steered, require_evaluation_mode, require_sound
 from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.ledger import Ledger, origin_of
 from mbnas.progress import bar, log
-from mbnas.settings import Surrogate, Threat
+from mbnas.settings import Threat
 
 SOURCE = "source "
 
@@ -64,28 +63,22 @@ def audit(
 
     Raises:
         SettingsError: if a network is in training mode or returns numbers that are not finite.
-        DataError: if the images are not in [0, 1], or the journal was begun with another network,
-            threat, plan, seed, number of images or version of the attacks.
+        DataError: if the images or labels are none that can be audited, or the journal was begun
+            with another network, threat, plan, seed, images or version of the attacks.
     """
     require_sound(network, images)
     plan, others = feasible(plan), dict(sorted((sources or {}).items()))
     for each in others.values():
         require_evaluation_mode(each)
     case = Case(network, images, threat, seed)
-    first, _ = images.gather(slice(1))
-
-    @torch.no_grad()
-    def print_of(network: Steered) -> list[str]:
-        return [f"{each:.3g}" for each in network(first, Surrogate.STE).flatten().tolist()]
-
     origin = {
         "threat": threat.model_dump(mode="json"),
         "plan": plan.record(),
         "seed": seed,
-        "number of images": len(images),
+        "images": fingerprint(images),
         "version of the attacks": version(),
-        "network (by its first logits)": print_of(network),
-        **{f"{SOURCE}{name}": print_of(each) for name, each in others.items()},
+        "network (by its first logits and gradients)": case.print_of(network),
+        **{f"{SOURCE}{name}": case.print_of(each) for name, each in others.items()},
     }
     with bar("audit", count(plan, len(images), len(others)) + 1, len(journal.read())) as advance:
         evidence = gather(case, plan, others, Ledger(journal, origin, advance))
@@ -99,6 +92,8 @@ def version() -> str:
     attacks = sorted((mbnas / "attacks").glob("*.py"))
     names = ["losses", "randomness", "evaluation"]
     names += ["auditing/autoattack", "auditing/case", "auditing/evidence"]
+    names += ["networks", "layers", "quantizers", "fixed_point", "normalisation", "prelu"]
+    names += ["kernels", "loops", "fusion", "precision"]
     files = (*attacks, *(mbnas / f"{each}.py" for each in names))
     return sha256(b"".join(each.read_bytes() for each in files)).hexdigest()[:12]
 

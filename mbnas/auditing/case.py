@@ -125,6 +125,21 @@ class Case:
             count += int((gradient.flatten(1) == 0).all(dim=1).sum())
         return count / len(self.images)
 
+    def print_of(self, network: Steered) -> list[str]:
+        """By which a network is known again: what attacks see of it at the first image.
+
+        Logits, and for each surrogate the norm of the gradient of cross-entropy and its derivative
+        along the image, rounded so that most machines agree on them.
+        """
+        x, y = self.images.gather(slice(1))
+        seen: list[Tensor] = []
+        for surrogate in Surrogate:
+            image = x.clone().requires_grad_()
+            logits = network(image, surrogate)
+            (gradient,) = torch.autograd.grad(losses.cross_entropy(logits, y).sum(), image)
+            seen += [logits.detach().flatten(), gradient.norm()[None], (gradient * x).sum()[None]]
+        return [f"{each:.3g}" for each in torch.cat(seen).tolist()]
+
     @torch.no_grad()
     def _correct(self, x: Tensor, y: Tensor) -> Tensor:
         return right(self.network(x, Surrogate.STE), y)
