@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from mbnas import config
 from mbnas.data import fingerprint
 from mbnas.errors import DataError, SettingsError
-from mbnas.files import write_atomically
+from mbnas.files import at_home, write_atomically
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.networks import Network, build_network
@@ -26,9 +25,9 @@ from mbnas.supernet import Supernet
 NETWORK_FILE = "network.safetensors"
 
 
-def network_file(path: Path) -> Path:
+def network_file(path: str | Path) -> Path:
     """A folder stands for the network file in it, and ``~`` for the home folder."""
-    path = Path(os.path.expanduser(path))  # noqa: PTH111 (that of pathlib fails without a home)
+    path = at_home(path)
     return path / NETWORK_FILE if path.is_dir() else path
 
 
@@ -36,10 +35,10 @@ def digest(path: Path) -> str:
     """SHA-256 of a network's file.
 
     Raises:
-        DataError: if it is missing.
+        DataError: if it cannot be read.
     """
     file = network_file(path)
-    _require_file(file)
+    _require_readable(file)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -48,12 +47,13 @@ def save_supernet(path: Path, supernet: Supernet, settings: Settings) -> None:
     _save(path, supernet, {"settings": settings.model_dump(mode="json")})
 
 
-def load_supernet(path: Path) -> Supernet:
+def load_supernet(path: str | Path) -> Supernet:
     """Read what :func:`save_supernet` wrote; in evaluation mode.
 
     Raises:
         DataError: if the file is missing, truncated, or holds something else.
     """
+    path = at_home(path)
     settings = supernet_settings(path)
     with torch.device("meta"):
         supernet = Supernet(settings.table, settings.space)
@@ -94,7 +94,7 @@ def save_network(
     _save(path, network, described)
 
 
-def load_network(path: Path) -> tuple[Network, Format, Settings]:
+def load_network(path: str | Path) -> tuple[Network, Format, Settings]:
     """Read what :func:`save_network` wrote, a file or the folder it lies in.
 
     Raises:
@@ -154,7 +154,7 @@ def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
 
 def _metadata(path: Path) -> dict[str, Any]:
     """What a file says beside its tensors."""
-    _require_file(path)
+    _require_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             described: dict[str, Any] = json.loads((file.metadata() or {})["mbnas"])
@@ -179,11 +179,16 @@ def _describe(path: Path) -> tuple[Settings, str | None]:
         raise _foreign(path) from None
 
 
-def _require_file(path: Path) -> None:
-    if not path.is_file():
+def _require_readable(path: Path) -> None:
+    """Ask the system, since safetensors calls missing whatever it cannot open."""
+    try:
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise DataError(
             f"no checkpoint {str(path)!r}; give candidates/<id> of a run, or its {NETWORK_FILE}"
-        )
+        ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _fill(path: Path, module: nn.Module) -> None:

@@ -27,7 +27,7 @@ from mbnas.bops import bops, itemise
 from mbnas.checkpoints import network_file
 from mbnas.devices import pick_device
 from mbnas.errors import DataError, MbnasError, SettingsError
-from mbnas.files import UNWRITABLE
+from mbnas.files import UNWRITABLE, at_home
 from mbnas.formats import Format
 from mbnas.progress import CONSOLE, show_messages
 from mbnas.search.executors import Executor, default_workers
@@ -43,9 +43,12 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 """Exit code, that of a shell: 128 and the number of the signal."""
-Space = Annotated[Path | None, typer.Option(help="YAML file of the search space.")]
+# A shell reads ~ as the home folder, but not behind the = of an option.
+_path_option = partial(typer.Option, parser=at_home)
+_path_argument = partial(typer.Argument, parser=at_home)
+Space = Annotated[Path | None, _path_option(help="YAML file of the search space.")]
 Budget = Annotated[str | None, typer.Option(help="Most BOPS a network may cost, e.g. 2e8.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the images.")]
+DataFolder = Annotated[Path | None, _path_option("--data", help="Folder of the images.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Override = Annotated[
     list[str] | None,
@@ -104,7 +107,7 @@ def search(
     space: Space = None,
     budget: Budget = None,
     data: DataFolder = None,
-    out: Annotated[Path | None, typer.Option(help="New run folder.")] = None,
+    out: Annotated[Path | None, _path_option(help="New run folder.")] = None,
     overrides: Override = None,
     seed: Seed = None,
     workers: Annotated[
@@ -115,9 +118,9 @@ def search(
     address: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
     retrain: Annotated[int | None, typer.Option(help="Pareto members to retrain.")] = None,
     supernet: Annotated[
-        Path | None, typer.Option(help="Run whose supernet to search again, not to train one.")
+        Path | None, _path_option(help="Run whose supernet to search again, not to train one.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Interrupted run to go on with.")] = None,
+    resume: Annotated[Path | None, _path_option(help="Interrupted run to go on with.")] = None,
     as_json: Json = False,
 ) -> None:
     """Example: mbnas search --space search_spaces/digits.yaml --budget 5e6
@@ -239,7 +242,7 @@ def profile(
 
 @app.command(short_help="Train one candidate of a run on its own.")
 def retrain(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, _path_argument(help="Run folder.")],
     candidate: Annotated[str, typer.Option(help="Id of an evaluated candidate.")],
     start: Annotated[
         Literal["supernet", "scratch"] | None, typer.Option(help="Initial weights.")
@@ -253,7 +256,7 @@ def retrain(
     Train one candidate of a run on its own and measure it on test images.
     """
     changes = _changes(overrides, {"data.root": data, "retraining.start": start})
-    settings = config.load(runs.reopen(run).settings_file, changes)
+    settings = runs.reopen(run).settings(changes)
     metrics = pipeline.retrain_candidate(run, candidate, settings)
     if as_json:
         _print_json(metrics)
@@ -274,13 +277,13 @@ def train(
     training: Annotated[
         Training | None, typer.Option(help="Perturbations to train on, not those of the space.")
     ] = None,
-    start: Annotated[Path | None, typer.Option(help="Trained network to start from.")] = None,
+    start: Annotated[Path | None, _path_option(help="Trained network to start from.")] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="Trained network whose logits are learned, not labels.")
+        Path | None, _path_option(help="Trained network whose logits are learned, not labels.")
     ] = None,
     space: Space = None,
     data: DataFolder = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the network.")] = None,
+    out: Annotated[Path | None, _path_option(help="Folder of the network.")] = None,
     overrides: Override = None,
     seed: Seed = None,
     as_json: Json = False,
@@ -323,7 +326,7 @@ def train(
 
 @app.command(short_help="Measure a network on test images.")
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="candidates/<id> of a run, or its file.")],
+    checkpoint: Annotated[Path, _path_argument(help="candidates/<id> of a run, or its file.")],
     data: DataFolder = None,
     overrides: Override = None,
     as_json: Json = False,
@@ -342,11 +345,11 @@ def evaluate(
 
 @app.command(short_help="Try everything to break a network.")
 def audit(
-    checkpoint: Annotated[Path, typer.Argument(help="candidates/<id> of a run, or its file.")],
+    checkpoint: Annotated[Path, _path_argument(help="candidates/<id> of a run, or its file.")],
     effort: Annotated[Effort, typer.Option(help="How much is tried.")] = Effort.STANDARD,
     transfer: Annotated[
         list[Path] | None,
-        typer.Option(help="Network whose adversarial images are tried, too; may be repeated."),
+        _path_option(help="Network whose adversarial images are tried, too; may be repeated."),
     ] = None,
     data: DataFolder = None,
     overrides: Override = None,
@@ -402,7 +405,7 @@ def _changes(overrides: Sequence[str] | None, flags: dict[str, Any]) -> list[str
 
 def _resumed_settings(path: Path, space: Path | None, changes: Sequence[str]) -> Settings:
     folder = runs.reopen(path)
-    settings = config.load(space or folder.settings_file, changes)
+    settings = folder.settings(changes) if space is None else config.load(space, changes)
     if settings.search.budget is None:  # a space leaves that to the command
         budget = folder.settings().search.budget
         settings = config.validate(settings.model_dump(), [f"search.budget={budget}"])
@@ -422,9 +425,11 @@ def _print_json(value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold)
     print(json.dumps(value, indent=2))
 
 
-def _command(*words: str, data: Path | None) -> str:
+def _command(command: str, folder: str, *options: str, data: Path | None) -> str:
     """To be given next, on images that may have been moved since settings were written."""
-    return shlex.join(["mbnas", *words, *([] if data is None else ["--data", str(data)])])
+    place = f"./{folder}" if folder.startswith("-") else folder  # which would be an option
+    moved = [] if data is None else ["--data", str(data)]
+    return shlex.join(["mbnas", command, place, *options, *moved])
 
 
 def _say_next(folder: Path, outcome: pipeline.Outcome, data: Path | None) -> None:

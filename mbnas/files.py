@@ -27,6 +27,11 @@ UNWRITABLE = {
 """Errors of the system that a user can mend, where something was to be written."""
 
 
+def at_home(path: str | Path) -> Path:
+    """A path, in which ``~`` stands for the home folder; as it is if there is none."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (that of pathlib fails without a home)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary neighbour of ``path``, then move it there.
 

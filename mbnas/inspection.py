@@ -15,7 +15,7 @@ from mbnas.checkpoints import NETWORK_FILE, digest, load_network, network_file, 
 from mbnas.devices import pick_device
 from mbnas.environment import environment
 from mbnas.errors import DataError, SettingsError
-from mbnas.files import alone_in, read_json, write_json, write_text
+from mbnas.files import alone_in, at_home, read_json, write_json, write_text
 from mbnas.final import final_scores
 from mbnas.formats import Format
 from mbnas.images import Images
@@ -31,7 +31,7 @@ _KEEP = "move it away, and its page, to keep both audits, or delete it"
 _ANEW = "move it away, and its page, to audit by this one"
 
 
-def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate_checkpoint(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Measure a network on the test images of its data set.
 
     Args:
@@ -41,17 +41,17 @@ def evaluate_checkpoint(path: Path, overrides: Sequence[str] = ()) -> dict[str, 
         DataError: if the checkpoint is corrupt, or the images are not those it belongs to.
         SettingsError: if ``overrides`` are no settings, or those of another network.
     """
-    network, format_, settings, images = _opened(path, overrides)
+    network, format_, settings, images = _opened(at_home(path), overrides)
     with suited_to(settings.table, settings.retraining):
         scores = parallel.led(lambda: final_scores(network, images, settings))
         return {**described(settings, format_), "test": asdict(scores)}
 
 
 def audit_checkpoint(
-    path: Path,
+    path: str | Path,
     effort: Effort,
     overrides: Sequence[str] = (),
-    transfer: Sequence[Path] = (),
+    transfer: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """Audit a network and leave ``audit-<effort>.json`` and ``.html`` beside it.
 
@@ -72,11 +72,12 @@ def audit_checkpoint(
             other networks to transfer from, or if ``overrides`` are no settings, or those of
             another network.
     """
+    path = at_home(path)
     network, format_, settings, images = _opened(path, overrides)
     others = siblings(network_file(path).parent)
     known = [network_file(each).resolve() for each in (path, *others)]
     sources = {each.name: each for each in others}
-    further = [each for each in transfer if network_file(each).resolve() not in known]
+    further = [each for each in map(at_home, transfer) if network_file(each).resolve() not in known]
     sources |= {_place(each): each for each in further}
     return parallel.led(
         lambda: audited(network, format_.id, settings, images, path, effort, sources)

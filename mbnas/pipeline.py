@@ -20,7 +20,7 @@ from mbnas.checkpoints import digest, load_network, load_supernet, save_supernet
 from mbnas.data import Data
 from mbnas.devices import pick_device
 from mbnas.errors import BudgetError, SettingsError
-from mbnas.files import read_json, write_json
+from mbnas.files import at_home, read_json, write_json
 from mbnas.formats import Format
 from mbnas.inspection import audited
 from mbnas.networks import Network, freeze
@@ -64,7 +64,10 @@ class _Run:
 
 
 def run_search(
-    settings: Settings, out: Path, executor: Executor, supernet_of: Path | None = None
+    settings: Settings,
+    out: str | Path,
+    executor: Executor,
+    supernet_of: str | Path | None = None,
 ) -> Outcome:
     """Run the whole search in a new folder.
 
@@ -78,13 +81,14 @@ def run_search(
         DataError: if the images, a network that the settings name, or the supernet of the other run
             are missing or corrupt.
     """
+    out = at_home(out)
     check_budget(settings)
     executor.check()
     runs.require_new(out)
     data = datasets.load(settings.data, settings.seed)
     require_named_networks(settings, data)
     _require_equal_parts(settings, data)
-    other = None if supernet_of is None else runs.reopen(supernet_of)
+    other = None if supernet_of is None else runs.reopen(at_home(supernet_of))
     known = None if other is None else trained_before(other, settings, data)
 
     def begin(folder: RunFolder) -> None:
@@ -99,7 +103,7 @@ def run_search(
         return _all_stages(folder, settings, data, executor)
 
 
-def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome:
+def resume_search(path: str | Path, settings: Settings, executor: Executor) -> Outcome:
     """Go on with an interrupted search; nothing finished is computed again.
 
     Args:
@@ -110,6 +114,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         DataError: if the folder is no run, was started on other images, or another process works
             in it, or a network that the settings name is missing or corrupt.
     """
+    path = at_home(path)
     executor.check()
     folder = runs.reopen(path)
     require_same(
@@ -126,7 +131,7 @@ def resume_search(path: Path, settings: Settings, executor: Executor) -> Outcome
         return _all_stages(folder, settings, data, executor)
 
 
-def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics:
+def retrain_candidate(path: str | Path, candidate: str, settings: Settings) -> Metrics:
     """Retrain one evaluated candidate of a run, Pareto member or not.
 
     Raises:
@@ -135,6 +140,7 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
         DataError: if the folder is no run, was started on other images, or its supernet is not
             trained yet.
     """
+    path = at_home(path)
     folder = runs.reopen(path)
     before, what = folder.settings(), f"run {str(path)!r} was started"
     require_same_networks(before, settings, what)
@@ -156,7 +162,7 @@ def retrain_candidate(path: Path, candidate: str, settings: Settings) -> Metrics
         return _retrained(_Run(folder, settings, data.to(device), device), supernet, assignment)
 
 
-def train_network(settings: Settings, text: str, path: Path) -> Metrics:
+def train_network(settings: Settings, text: str, path: str | Path) -> Metrics:
     """Train one network on its own and measure it on test images.
 
     It starts from scratch, or from the network that ``retraining.start`` is the folder of.
@@ -170,7 +176,7 @@ def train_network(settings: Settings, text: str, path: Path) -> Metrics:
             or something else.
         DataError: if the images are missing or corrupt.
     """
-    format_ = Format.parse(text, settings.space.layers)
+    path, format_ = at_home(path), Format.parse(text, settings.space.layers)
     device = pick_device(settings.device)
     data = datasets.load(settings.data, settings.seed)
     done = finished(path, settings, format_, data)

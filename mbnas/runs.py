@@ -77,9 +77,21 @@ class RunFolder:
         """Where its unfinished training keeps the last epoch."""
         return self.path / "supernet.training.pt"
 
-    def settings(self) -> Settings:
-        """The settings the run was started with."""
-        return config.load(self.settings_file)
+    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+        """The settings the run was started with, and ``key.path=value`` changes to them.
+
+        Raises:
+            DataError: if their file is damaged.
+            SettingsError: if the changes make no sense.
+        """
+        try:
+            started = config.load(self.settings_file)
+        except SettingsError as mistake:
+            raise DataError(
+                f"{str(self.settings_file)!r} is damaged or of another version of mbnas "
+                f"({mistake}); restore it, or start a new run"
+            ) from None
+        return config.validate(started.model_dump(mode="json"), overrides)
 
 
 def require_new(path: Path) -> None:

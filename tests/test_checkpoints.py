@@ -1,6 +1,8 @@
 """Weights on disk come back bit for bit, and nothing else is taken for them."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +125,16 @@ def test_the_home_folder_may_be_written_short(
 @pytest.mark.parametrize("load", [load_network, load_supernet])
 def test_a_missing_file_is_explained(load: Callable[[Path], object], tmp_path: Path) -> None:
     assert "no checkpoint" in complaint(load, tmp_path / NETWORK_FILE)
+
+
+@pytest.mark.parametrize("load", [load_network, load_supernet])
+def test_a_file_that_cannot_be_opened_is_not_called_missing(
+    load: Callable[[Path], object], tmp_path: Path
+) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    message = complaint(load, circle)
+    assert message == f"cannot read checkpoint {str(circle)!r}: {os.strerror(errno.ELOOP)}"
 
 
 def test_a_folder_without_a_network_is_explained(tmp_path: Path) -> None:

@@ -242,8 +242,23 @@ def test_a_supernet_is_searched_again_by_the_settings_of_its_run(
 
 
 def test_digits_are_in_no_folder(mistake: Callable[..., str]) -> None:
-    line = mistake(*SEARCH, "--budget", "1.2e5", "--data", "~/x: y", code=3)
-    assert "digits come with scikit-learn, not from '~/x: y'; leave away --data" in line
+    line = mistake(*SEARCH, "--budget", "1.2e5", "--data", "/x: y", code=3)
+    assert "digits come with scikit-learn, not from '/x: y'; leave away --data" in line
+
+
+def test_the_home_folder_may_be_written_short_wherever_a_path_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(DIGITS, tmp_path / "my.yaml")
+    words = ("search", "--space=~/my.yaml", "--budget=6e6", "--data=~/a", "--out=~/b")
+    settings, out, _, supernet = received("mbnas.pipeline.run_search", *words, "--supernet=~/c")
+    places = (settings.data.root, out, supernet)
+    assert places == (tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    path, *_, sources = received(
+        "mbnas.inspection.audit_checkpoint", "audit", "~/a", "--transfer=~/b"
+    )
+    assert (path, sources) == (tmp_path / "a", [tmp_path / "b"])
 
 
 def test_the_run_folder_is_named_after_what_was_asked(
@@ -560,13 +575,20 @@ def test_a_folder_may_have_any_name(
     assert line == "mbnas: no home folder for '~nobody\N{OWL}'; give --data DIR"
 
 
-def test_brackets_in_a_name_are_no_markup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+@pytest.mark.parametrize(
+    ("name", "next_time"), [("a[/old]", "'a[/old]'"), ("-dash", "./-dash")], ids=str
+)
+def test_brackets_in_a_name_are_no_markup_and_a_dash_is_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, name: str, next_time: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    short = ("--set", "retraining.training=natural", "--out", "a[/old]")
+    short = ("--set", "retraining.training=natural", "--out", name)
     assert call("train", *SPACE, *OVERRIDES, *short, "--format", "float") == 0
-    assert "next: mbnas audit 'a[/old]'\n" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"next: mbnas audit {next_time}"
+    short_audit = ("--effort", "quick", "--set", "threat.steps=1")
+    _, *words = shlex.split(said.removeprefix("next: "))
+    assert received("mbnas.inspection.audit_checkpoint", *words, *short_audit)[0] == Path(name)
 
 
 def test_the_next_command_finds_the_images_where_this_one_did(

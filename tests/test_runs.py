@@ -25,6 +25,20 @@ def test_a_run_keeps_its_settings(folder: RunFolder) -> None:
     assert reopen(folder.path) == folder
 
 
+def test_settings_of_a_run_may_be_changed(folder: RunFolder) -> None:
+    assert folder.settings(["retraining.epochs=7"]) == tiny("seed=5", "retraining.epochs=7")
+    with pytest.raises(SettingsError, match=r"^retraining\.epochs: "):
+        folder.settings(["retraining.epochs=0"])
+
+
+def test_damaged_settings_of_a_run_are_named(folder: RunFolder) -> None:
+    text = folder.settings_file.read_text()
+    folder.settings_file.write_text(text[: text.index("threat:")])
+    message = rf"{folder.settings_file}' is damaged .*missing key 'threat'.*; restore it"
+    with pytest.raises(DataError, match=message):
+        folder.settings()
+
+
 def test_a_run_is_not_overwritten(folder: RunFolder) -> None:
     before = folder.settings_file.read_text()
     with pytest.raises(SettingsError, match=f"exists; go on with .*--resume {folder.path}"):
