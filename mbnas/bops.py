@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mbnas.assignment import Assignment, Bases
 from mbnas.backbones import Backbone
+from mbnas.errors import SettingsError
 
 DEFINITION = "BOPS = sum of MACs x M x N; first convolution and classifier count as 8x8"
 FULL_PRECISION = Bases(8, 8)
@@ -33,7 +34,16 @@ class LayerCost:
 
 
 def itemise(backbone: Backbone, assignment: Assignment) -> tuple[LayerCost, ...]:
-    """The cost of every layer of ``backbone``, in the order of its rows."""
+    """The cost of every layer of ``backbone``, in the order of its rows.
+
+    Raises:
+        SettingsError: if the assignment is of another number of layers.
+    """
+    if len(assignment.layers) != len(backbone.searchable):
+        raise SettingsError(
+            f"the assignment has {len(assignment.layers)} layers, the backbone "
+            f"{len(backbone.searchable)} that are searched; give one MxN for each of these"
+        )
     bases = dict(zip((row.name for row in backbone.searchable), assignment, strict=True))
     return tuple(
         LayerCost(row.name, row.macs, bases.get(row.name, FULL_PRECISION)) for row in backbone.rows

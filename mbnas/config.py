@@ -100,7 +100,10 @@ def _first_mistake(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown key {location!r}; {hint}allowed here: {', '.join(allowed)}"
     if mistake["type"] == "missing":
-        return f"missing key {location!r}; add it to the space or give --set {location}=VALUE"
+        model = _section(mistake["loc"][:-1]).model_fields[str(mistake["loc"][-1])].annotation
+        section = isinstance(model, type) and issubclass(model, BaseModel)
+        value = f"{location}.KEY=VALUE for what it holds" if section else f"{location}=VALUE"
+        return f"missing key {location!r}; add it to the space or give --set {value}"
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] in _WORDS:
         message = _WORDS[mistake["type"]].format(location)

@@ -15,6 +15,7 @@ from mbnas.checkpoints import (
     NETWORK_FILE,
     digest,
     load_network,
+    network_file,
     require_held_out,
     require_images_of,
     save_network,
@@ -209,6 +210,15 @@ def require_named_networks(settings: Settings, data: Data) -> None:
         SettingsError: if the one to start from has other convolutions or validation images.
     """
     recipe = settings.retraining
+    for role, path, words in (
+        ("start", recipe.start, "supernet or scratch"),
+        ("teacher", recipe.teacher, "supernet or null"),
+    ):
+        if isinstance(path, Path) and not network_file(path).is_file():
+            raise DataError(
+                f"retraining.{role}: no checkpoint {str(path)!r}; give the folder of a trained "
+                f"network, or {words}"
+            )
     if isinstance(recipe.teacher, Path):
         frozen_network(recipe.teacher, data.test)
     if isinstance(recipe.start, Path):

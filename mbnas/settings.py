@@ -332,7 +332,7 @@ class FinalSettings(_Frozen):
     """
 
     images: PositiveInt | None = None
-    runs: PositiveInt = 5
+    runs: int = Field(default=5, ge=1, le=1000)
     audit: Effort = Effort.QUICK
 
 
@@ -362,13 +362,18 @@ class Settings(_Frozen):
 
     @model_validator(mode="after")
     def _shortcuts_to_average(self) -> Settings:
-        convolved = any(row.role == "shortcut" for row in self.table.rows)
-        if self.backbone.averaged_shortcuts and convolved:
-            raise ValueError(
-                f"backbone.averaged_shortcuts: those of {self.backbone.name} are convolutions and "
-                "average nothing; leave it false"
-            )
-        return self
+        if not self.backbone.averaged_shortcuts:
+            return self
+        table = self.table
+        if any(row.role == "shortcut" for row in table.rows):
+            reason = "are convolutions and average nothing"
+        elif any(row.out_channels % row.in_channels for row in table.main):
+            reason = "cannot repeat channels to a number that is no multiple of theirs"
+        else:
+            return self
+        raise ValueError(
+            f"backbone.averaged_shortcuts: those of {self.backbone.name} {reason}; leave it false"
+        )
 
     @property
     def table(self) -> Backbone:

@@ -169,11 +169,12 @@ def triangular(progress: float, peak: float, warmup: float) -> float:
 
 
 def _judged(number: int, loss: float, guard: Callable[[], Scores], precision: str) -> Epoch:
+    diverged = f"training diverged in epoch {number} (the loss {{}}); lower its learning_rate"
     if not math.isfinite(loss):
-        raise SettingsError(
-            f"training diverged in epoch {number} (the loss is {loss}); lower its learning_rate"
-        )
+        raise SettingsError(diverged.format(f"is {loss}"))
     scores = guard()
+    if scores.loss is None:
+        raise SettingsError(diverged.format("of held-out images is not finite"))
     return Epoch(number, loss, scores.natural, scores.robust, precision)
 
 

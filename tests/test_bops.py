@@ -12,6 +12,7 @@ from mbnas import backbones
 from mbnas.assignment import MAX_BASES, Assignment, Bases
 from mbnas.backbones import Backbone
 from mbnas.bops import FULL_PRECISION, bops, itemise
+from mbnas.errors import SettingsError
 from mbnas.formats import Format
 
 Published = dict[str, str]
@@ -103,5 +104,5 @@ def test_another_basis_costs_the_layer_as_much_again(
 
 
 def test_an_assignment_of_another_depth_has_no_cost() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(SettingsError, match="has 17 layers, the backbone 18 that are searched"):
         bops(RESNET20, Assignment.uniform(1, 1, DEPTH - 1))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -214,6 +215,7 @@ def test_dump_loses_no_digit(
             "backbone={name: resnet18, averaged_shortcuts: true}",
             "those of resnet18 are convolution",
         ),
+        ("test.runs=1001", "test.runs: Input should be less than or equal to 1000 (given: 1001)"),
         ("retraining.batch_size=1", "retraining.batch_size: Input should be greater than or equal"),
         ("search={images: 64, images: 32}", "is not a YAML value: key 'images' is given twice"),
         ("choices=!!map [1]", "is not a YAML value: expected a mapping node, but found sequence"),
@@ -247,6 +249,26 @@ def test_missing_key_is_named(space: Path) -> None:
         "add it to the space or give --set search.evaluations=VALUE"
     )
     assert load(space, ["search.evaluations=8"]).search.evaluations == 8
+
+
+def test_missing_section_is_named(space: Path) -> None:
+    space.write_text(SPACE.replace("threat: {eps: 8/255, step: 2/255}\n", ""))
+    assert mistake(space) == (
+        "missing key 'threat'; add it to the space or give --set threat.KEY=VALUE for what it holds"
+    )
+    settings = load(space, ["threat.eps=8/255", "threat.step=2/255"])
+    assert settings.threat.eps == 8 / 255
+
+
+def test_channels_that_cannot_be_repeated_are_not_averaged(space: Path) -> None:
+    table = load(space).table
+    wider = (replace(row, out_channels=2 * row.out_channels - 1) for row in table.rows)
+    uneven = replace(table, rows=tuple(wider))
+    with mock.patch("mbnas.settings.backbones.build", return_value=uneven):
+        load(space)
+        assert "no multiple of theirs; leave it false" in mistake(
+            space, "backbone.averaged_shortcuts=true"
+        )
 
 
 def test_misspelt_necessary_key_is_recognised(space: Path) -> None:

@@ -54,6 +54,13 @@ def problem() -> Problem:
     )
 
 
+def test_an_executor_needs_a_known_kind_and_somebody_who_works() -> None:
+    with pytest.raises(SettingsError, match="no executor 'foo'; give 'ray' or 'inprocess'"):
+        Executor("foo")
+    with pytest.raises(SettingsError, match="0 workers score nothing; give at least 1"):
+        Executor("inprocess", 0)
+
+
 def test_a_candidate_has_statistics_of_its_own(problem: Problem) -> None:
     assignment = problem.space.smallest
     plain, found = freeze(problem.source.network(assignment)), problem.candidate(assignment)

@@ -44,7 +44,7 @@ def trained(folder: Path) -> Network:
     fit(
         module,
         network_objective(module, THREAT, RECIPE),
-        guard=lambda: Scores(0, 0, None),
+        guard=lambda: Scores(0, 0, 1),
         train=IMAGES,
         settings=SETTINGS,
         recipe=RECIPE,

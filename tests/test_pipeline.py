@@ -568,6 +568,12 @@ def test_a_network_is_the_same_wherever_it_lies(
         pipeline.train_network(alone, "mbn1x1", tmp_path / "pupil")
 
 
+def test_a_mistyped_word_is_told_the_words(tmp_path: Path) -> None:
+    for role, words in (("start", "supernet or scratch"), ("teacher", "supernet or null")):
+        with pytest.raises(DataError, match=rf"retraining\.{role}: no .*'supernett'; .* {words}"):
+            pipeline.train_network(tiny(f"retraining.{role}=supernett"), "float", tmp_path / "a")
+
+
 @pytest.mark.parametrize("role", ["teacher", "start"])
 def test_a_network_that_is_not_there_is_missed_before_anything_is_trained(
     tmp_path: Path, role: str

@@ -43,7 +43,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Judged]:
         stages: tuple[Stage, ...],
     ) -> Scores:
         seen.append((network, images, threat, stages))
-        return Scores(0.5, 0.5, None)
+        return Scores(0.5, 0.5, 1)
 
     def fit(
         *_: object, train: Images, guard: Callable[[], Scores], checkpoint: Path, **__: object

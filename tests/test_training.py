@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ class Script:
         self._next()
         self.observe()
         natural, robust = self.scores[self.epoch - 1]
-        return Scores(natural, robust, None)
+        return Scores(natural, robust, 1)
 
     def _next(self) -> None:
         if (self.epoch, self.batch) == self.stop:
@@ -426,6 +427,16 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, loss: float) ->
     with pytest.raises(SettingsError, match=r"diverged in epoch 3 .*; lower its learning_rate"):
         run(module, Script(objective), checkpoint)
     assert len(torch.load(checkpoint)["history"]) == 2
+
+
+def test_held_out_images_whose_loss_is_not_finite_end_training(tmp_path: Path) -> None:
+    module = network()
+    script = Script(natural(module))
+    with (
+        mock.patch.object(script, "guard", lambda: Scores(0, 0, None)),
+        pytest.raises(SettingsError, match=r"diverged in epoch 1 .*held-out.*; lower its"),
+    ):
+        run(module, script, tmp_path / "checkpoint")
 
 
 # Its checkpoint

@@ -26,11 +26,20 @@ class Executor:
         kind: ``ray`` for Ray Tune, ``inprocess`` for threads of this process.
         workers: candidates scored side by side.
         address: of a running Ray cluster; None starts Ray on this machine.
+
+    Raises:
+        SettingsError: if there is no such kind, or nobody works.
     """
 
     kind: Literal["ray", "inprocess"] = "ray"
     workers: int = 1
     address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("ray", "inprocess"):
+            raise SettingsError(f"no executor {self.kind!r}; give 'ray' or 'inprocess'")
+        if self.workers < 1:
+            raise SettingsError(f"{self.workers} workers score nothing; give at least 1")
 
     def check(self) -> None:
         """Find out before any work is done whether the candidates can be scored.
