@@ -24,7 +24,7 @@ SHOWN = {  # what is measured: its name in the legend, colour
 LEFT, TOP = 150, 58  # pixels
 ROW, PERCENT, MOST = 22, 10, 50  # pixels a network and a percent, percent
 EDGE, WIDTH, HEIGHT = 30, 110, 8  # pixels a million bit-operations and a percent
-COSTS, ACCURACIES = range(1, 7), range(20, 61, 10)
+COSTS, ACCURACIES = range(1, 7), range(10, 61, 10)
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", colour: str = GREY) -> str:
@@ -137,7 +137,7 @@ def worth(measured: dict[str, Any]) -> str:
 
 
 PICTURES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "finds-digits-standard": worth,
+    "finds-digits-standard-all": worth,
     "study-surrogates-32": survival,
 }
 
