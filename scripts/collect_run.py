@@ -70,8 +70,12 @@ def retrained(candidate: Path, audits: dict[str, Any], effort: Effort) -> dict[s
 
 
 def shown(audit: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of an audit's record."""
-    return {key: audit[key] for key in ("worst_case", "verdict", "images", "standing_after")}
+    """What is kept of an audit's record; networks below this folder are named as seen from it."""
+    kept = {key: audit[key] for key in ("worst_case", "verdict", "images")}
+    after = {
+        each.replace(f"{Path.cwd()}/", ""): left for each, left in audit["standing_after"].items()
+    }
+    return {**kept, "standing_after": after}
 
 
 def main() -> None:

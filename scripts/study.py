@@ -116,7 +116,7 @@ def train_to_the_end(
     fit(
         network,
         objective,
-        guard=lambda: Scores(0, 0, None),  # no epoch is better than the last
+        guard=lambda: Scores(0, 0, 0),  # no epoch is better than the last
         train=data.train,
         settings=settings,
         recipe=settings.retraining,

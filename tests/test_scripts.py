@@ -686,6 +686,18 @@ def test_other_audits_of_the_same_networks_are_shown_beside(script: ModuleType, 
 
 
 @pytest.mark.parametrize("script", ["collect_run"], indirect=True)
+def test_a_result_tells_no_place_of_the_machine(script: ModuleType) -> None:
+    left = {
+        "Square": 0.5,
+        f"transfer from {Path.cwd()}/runs/float": 0.4,
+        "transfer from /else": 0.3,
+    }
+    audit = {"worst_case": {}, "verdict": "PASS", "images": 9, "standing_after": left}
+    names = ["Square", "transfer from runs/float", "transfer from /else"]
+    assert list(script.shown(audit)["standing_after"]) == names
+
+
+@pytest.mark.parametrize("script", ["collect_run"], indirect=True)
 def test_what_was_retrained_by_hand_is_no_find(script: ModuleType, copy: Path) -> None:
     first, second = sorted(copy.glob("candidates/*"))
     (first / "audit-quick.json").unlink()
