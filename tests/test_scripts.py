@@ -981,7 +981,8 @@ def test_a_find_is_compared_with_the_uniform_network_that_is_best_on_other_seeds
     result["measured"]["networks"] = cheap
     alone = "| others as cheap as one uniform network only | 3 | 0.00 ± 0.00 | 50.0 ± 5.0 |"
     assert alone in script.finds(result)
-    assert "| 1x2*2 | 0.00 | 23.3 ± 15.3 |" in shown
+    assert "| 1x2*2 | 0.00 | 23.3 ± 15.3 | 26.7 ± 18.9 (3) |" in shown
+    assert re.search(r"\| 1x1\*2 \| 0\.00 \| 43\.3 ± 11\.5 \| – \|", shown)
     elsewhere = [each | {"change": "fewer"} for each in told if each["assignment"] == "1x1"]
     finding = [each | {"change": "fewer"} for each in told if each["find"]]
     result["measured"]["networks"] = [*elsewhere, *finding, *told]

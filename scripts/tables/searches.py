@@ -130,6 +130,11 @@ def finds(result: Result) -> str:
         "apart, over networks."
     )
     ways = dict.fromkeys(each["change"] for each in networks)
+    if len(ways) == 1:
+        described += (
+            " Beside a uniform network: by how much the find that withstands most when searched, "
+            "of those that cost no more, keeps more than it, and in how many searches there is one."
+        )
     chosen: list[list[str]] = []
     kinds: list[list[str]] = []
     kept: dict[tuple[int, str], dict[str, list[float]]] = {}
@@ -164,11 +169,39 @@ def finds(result: Result) -> str:
             short(Assignment.parse(assignment, measured["layers"])),
             f"{cost / 1e6:.2f}",
             *(over_seeds(by_way[way]) if way in by_way else "" for way in ways),
+            *(beaten(networks, assignment) for _ in ways if len(ways) == 1),
         ]
         for (cost, assignment), by_way in sorted(kept.items())
     ]
     header = ["uniform, worst case", "MBOPS", *(way or "as the space says" for way in ways)]
+    if len(ways) == 1:
+        header.append("a find in its place keeps more")
     return "\n\n".join((described, found, by_kind, table(header, rows), *told_apart(networks)))
+
+
+def beaten(networks: list[dict[str, Any]], assignment: str) -> str:
+    """By how much finds keep more than a uniform network, and in how many searches.
+
+    Of each search the one that withstands most when searched, of those that cost no more.
+    """
+    more: list[float] = []
+    for uniform in networks:
+        if uniform["uniform"] and uniform["assignment"] == assignment:
+            within = [
+                each
+                for each in networks
+                if each["find"]
+                and each["seed"] == uniform["seed"]
+                and each["bops"] <= uniform["bops"]
+            ]
+            if within:
+                more.append(max(within, key=withstands)["worst case"] - uniform["worst case"])
+    return f"{over_seeds(more)} ({len(more)})" if more else "–"
+
+
+def withstands(find: dict[str, Any]) -> float:
+    """On validation images, in the supernet."""
+    return float(find["member"]["worst_case"])
 
 
 def told_apart(networks: list[dict[str, Any]]) -> list[str]:
@@ -199,11 +232,6 @@ def told_apart(networks: list[dict[str, Any]]) -> list[str]:
 
 def apart(runs: list[list[dict[str, Any]]], uniform: list[dict[str, Any]]) -> list[list[str]]:
     """Finds by kind: how many, their cost, what they keep, and :func:`lead` over the best."""
-
-    def withstands(find: dict[str, Any]) -> float:
-        """On validation images, in the supernet."""
-        return float(find["member"]["worst_case"])
-
     finds = [each for run in runs for each in run]
     kinds = {
         "the one that withstands most when searched": [max(run, key=withstands) for run in runs],
