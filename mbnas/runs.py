@@ -87,9 +87,10 @@ class RunFolder:
         try:
             started = config.load(self.settings_file)
         except SettingsError as mistake:
+            reason = str(mistake).partition(";")[0]  # without what to do in a space
             raise DataError(
                 f"{str(self.settings_file)!r} is damaged or of another version of mbnas "
-                f"({mistake}); restore it, or start a new run"
+                f"({reason}); restore it, or start a new run"
             ) from None
         return config.validate(started.model_dump(mode="json"), overrides)
 

@@ -34,7 +34,7 @@ def test_settings_of_a_run_may_be_changed(folder: RunFolder) -> None:
 def test_damaged_settings_of_a_run_are_named(folder: RunFolder) -> None:
     text = folder.settings_file.read_text()
     folder.settings_file.write_text(text[: text.index("threat:")])
-    message = rf"{folder.settings_file}' is damaged .*missing key 'threat'.*; restore it"
+    message = rf"{folder.settings_file}' is damaged .*\(missing key 'threat'\); restore it"
     with pytest.raises(DataError, match=message):
         folder.settings()
 
