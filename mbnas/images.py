@@ -42,9 +42,11 @@ class Images:
         Raises:
             DataError: if these are no images with one label each.
         """
-        shapes = f"images {tuple(pixels.shape)} and labels {tuple(targets.shape)}"
         if pixels.ndim != 4 or targets.shape != pixels.shape[:1]:
-            raise DataError(f"{shapes} do not fit; give (n, C, H, W) and (n,)")
+            raise DataError(
+                f"images {tuple(pixels.shape)} and labels {tuple(targets.shape)} do not fit; give "
+                "(n, C, H, W) and (n,)"
+            )
         if targets.dtype != torch.int64:
             raise DataError(f"labels are {targets.dtype}; give whole numbers as torch.int64")
         positions = torch.arange(len(targets), device=targets.device)

@@ -26,7 +26,7 @@ from mbnas.precision import computed_in
 from mbnas.progress import bar, log
 from mbnas.randomness import generator
 from mbnas.sameness import identity, require_same
-from mbnas.settings import Recipe, Settings, Surrogate, Training
+from mbnas.settings import Recipe, Settings, SupernetRecipe, Surrogate, Training
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def fit(
                 advance(f"natural {history[-1].natural:.1%}" if history else "")
             parallel.share(module)
             mean = float(total) / batches
-            epoch = parallel.led(partial(_judged, number, mean, guard, precision))
+            epoch = parallel.led(partial(_judged, recipe, number, mean, guard, precision))
             log.info("%s %s", title, epoch)
             history = (*history, epoch)
             if kept(history, recipe, guarded) is epoch:
@@ -168,14 +168,23 @@ def triangular(progress: float, peak: float, warmup: float) -> float:
     return peak * min(rising, (1 - progress) / (1 - warmup))
 
 
-def _judged(number: int, loss: float, guard: Callable[[], Scores], precision: str) -> Epoch:
-    diverged = f"training diverged in epoch {number} (the loss {{}}); lower its learning_rate"
+def _judged(
+    recipe: Recipe, number: int, loss: float, guard: Callable[[], Scores], precision: str
+) -> Epoch:
     if not math.isfinite(loss):
-        raise SettingsError(diverged.format(f"is {loss}"))
+        raise _diverged(recipe, number, f"is {loss}")
     scores = guard()
     if scores.loss is None:
-        raise SettingsError(diverged.format("of held-out images is not finite"))
+        raise _diverged(recipe, number, "of held-out images is not finite")
     return Epoch(number, loss, scores.natural, scores.robust, precision)
+
+
+def _diverged(recipe: Recipe, number: int, how: str) -> SettingsError:
+    section = "supernet" if isinstance(recipe, SupernetRecipe) else "retraining"
+    return SettingsError(
+        f"training diverged in epoch {number} (the loss {how}); lower {section}.learning_rate, "
+        f"which is {recipe.learning_rate:g}"
+    )
 
 
 def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:

@@ -424,7 +424,10 @@ def test_a_loss_that_is_not_finite_ends_training(tmp_path: Path, loss: float) ->
     def objective(epoch: int) -> Accumulate:
         return harmless(epoch) if epoch < 3 else lambda *_: torch.tensor(loss)
 
-    with pytest.raises(SettingsError, match=r"diverged in epoch 3 .*; lower its learning_rate"):
+    with pytest.raises(
+        SettingsError,
+        match=r"diverged in epoch 3 .*; lower supernet\.learning_rate, which is 0\.01",
+    ):
         run(module, Script(objective), checkpoint)
     assert len(torch.load(checkpoint)["history"]) == 2
 
@@ -434,9 +437,12 @@ def test_held_out_images_whose_loss_is_not_finite_end_training(tmp_path: Path) -
     script = Script(natural(module))
     with (
         mock.patch.object(script, "guard", lambda: Scores(0, 0, None)),
-        pytest.raises(SettingsError, match=r"diverged in epoch 1 .*held-out.*; lower its"),
+        pytest.raises(
+            SettingsError,
+            match=r"diverged in epoch 1 .*held-out.*; lower retraining\.learning_rate",
+        ),
     ):
-        run(module, script, tmp_path / "checkpoint")
+        run(module, script, tmp_path / "checkpoint", SETTINGS.retraining)
 
 
 # Its checkpoint
