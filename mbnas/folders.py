@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mbnas.errors import DataError
 from mbnas.files import alone_in, write_atomically
@@ -106,16 +108,31 @@ def _image_tree(folder: Path, image: Shape) -> Images:
             raise DataError(
                 f"cannot write decoded images to {str(cached)!r}: {error.strerror}; {_ELSEWHERE}"
             ) from None
-    try:
-        pixels = np.load(cached, mmap_mode="c")  # private pages: large sets stay on disk
-    except (OSError, ValueError, EOFError):
-        raise DataError(f"the cached copy {str(cached)!r} is corrupt; delete it") from None
+    pixels = _mapped(cached)
     log.info("%s: %d images of %d classes", folder, len(listing), len(classes))
     others = Counter(path.suffix for _, path in found if path.suffix.lower() not in SUFFIXES)
     if others:
         named = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.items())
         log.info("%s: files left out: %s", folder, named)
-    return Images.of(torch.from_numpy(pixels), labels)
+    return Images.of(pixels, labels)
+
+
+def _mapped(cached: Path) -> Tensor:
+    """Decoded images where they lie on disk; nobody may write to them.
+
+    Pages that may be written privately count as memory: Linux refuses more of them than it has.
+    """
+    try:
+        pixels = np.load(cached, mmap_mode="r")
+    except (ValueError, EOFError):
+        raise DataError(f"the cached copy {str(cached)!r} is corrupt; delete it") from None
+    except OSError as error:
+        raise DataError(
+            f"cannot read decoded images from {str(cached)!r}: {error.strerror}; {_ELSEWHERE}"
+        ) from None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(pixels)
 
 
 def _files(folder: Path) -> list[Path]:

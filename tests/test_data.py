@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mbnas import folders
 from mbnas.data import Data, _torchvision_datasets, load, load_test
 from mbnas.errors import DataError
 from mbnas.images import Images
@@ -351,6 +352,24 @@ def test_a_cache_that_cannot_be_kept_names_the_way_out(
 
 def test_each_size_has_a_cache_of_its_own(root: Path) -> None:
     assert [folder(root, image_size=size).test.pixels.shape[-1] for size in (4, 2, 4)] == [4, 2, 4]
+
+
+def test_decoded_images_may_be_larger_than_memory(tmp_path: Path) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shape = (1 << 20, 2 * memory // (1 << 20))
+    cached = tmp_path / "pixels.npy"
+    with cached.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        file.truncate(file.tell() + shape[0] * shape[1])  # takes no room on the disk
+    pixels = folders._mapped(cached)
+    assert tuple(pixels.shape) == shape
+    assert pixels[-1].sum() == 0
+
+
+def test_a_cache_that_cannot_be_read_is_not_called_corrupt(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read decoded images .*No such file.*XDG_CACHE"):
+        folders._mapped(tmp_path / "pixels.npy")
 
 
 @pytest.mark.parametrize(
