@@ -37,7 +37,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
 
 
 def validate(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> Settings:
-    """Settings from a tree of plain values, with overrides applied first."""
+    """Settings from a tree of plain values, with overrides applied first.
+
+    Raises:
+        SettingsError: with one line that names the key, what was given and what is allowed.
+    """
+    if isinstance(overrides, str):  # a sequence of characters
+        raise SettingsError(f"overrides are a list, such as [{overrides!r}]")
     for override in overrides:
         tree = _override(tree, override)
     try:

@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -46,8 +47,22 @@ Distance = Annotated[float, BeforeValidator(_fraction), AfterValidator(_in_the_b
 Count = Annotated[int, Field(ge=1, le=MAX_BASES)]
 
 
+Rate = Annotated[float, Field(gt=0, le=1000)]
+"""What a step of training takes; more than any has use for would leave the range of float32."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_is_a_number(cls, value: Any, field: ValidationInfo) -> Any:  # noqa: ANN401
+        kind = cls.model_fields[str(field.field_name)].annotation
+        if kind is bool or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return value
+        if any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value])):
+            raise ValueError("give a value other than true or false")
+        return value
 
 
 class Surrogate(StrEnum):
@@ -124,7 +139,7 @@ class BackboneSettings(_Frozen):
     """
 
     name: str
-    width: PositiveInt = 16
+    width: int = Field(default=16, ge=1, le=1024)
     prelu: bool = False
     averaged_shortcuts: bool = False
     block_shortcuts: bool = False
@@ -160,14 +175,15 @@ class DataSettings(_Frozen):
         channels: 3, or 1 for grey images, of which an attack moves one value a pixel.
         classes: how many there are; only ``folder`` must state it.
         validation: images held out of the training set for search and checkpoint selection.
-        shift: augmentation by random crops of the image padded by this many pixels.
+        shift: augmentation by random crops of the image padded by this many pixels, fewer than it
+            has in a row.
         flip: augmentation by random horizontal flips.
         train_images: use so many training images at most (default: all).
     """
 
     name: Literal["digits", "cifar10", "cifar100", "imagenet", "folder"]
     root: Path | None = None
-    image_size: PositiveInt
+    image_size: int = Field(ge=1, le=1024)
     channels: Literal[1, 3] = 3
     classes: int = Field(ge=2)
     validation: PositiveInt
@@ -240,10 +256,10 @@ class Recipe(_Frozen):
     epochs: PositiveInt
     batch_size: int = Field(default=128, ge=2)
     optimizer: Optimizer = Optimizer.ADAM
-    learning_rate: PositiveFloat = 5e-3
+    learning_rate: Rate = 5e-3
     warmup: float = Field(default=0.2, ge=0, lt=1)
-    weight_decay: float = Field(default=0, ge=0)
-    scale_speed: PositiveFloat | None = None
+    weight_decay: float = Field(default=0, ge=0, le=1000)
+    scale_speed: Rate | None = None
     gradient_clip: PositiveFloat = 1.0
     training: Training = Training.NATURAL
     weight_surrogate: Surrogate = Surrogate.STE
@@ -357,6 +373,15 @@ class Settings(_Frozen):
             raise ValueError(
                 f"search.images={self.search.images} of data.validation={self.data.validation} "
                 "validation images; ask for at most as many"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_left_of_shifted_images(self) -> Settings:
+        if self.data.shift >= self.data.image_size:
+            raise ValueError(
+                f"data.shift={self.data.shift} moves images of {self.data.image_size} pixels out "
+                "of sight; give fewer pixels"
             )
         return self
 

@@ -204,7 +204,7 @@ def test_dump_loses_no_digit(
         ("choices.weight_bases=[1, 0]", "choices.weight_bases.1: Input should be greater than"),
         ("choices.activation_bases=[9]", "choices.activation_bases.0: Input should be less than"),
         ("backbone.name=resnet21", "unknown backbone 'resnet21'; did you mean 'resnet"),
-        ("backbone.width=0", "backbone.width: Input should be greater than 0"),
+        ("backbone.width=0", "backbone.width: Input should be greater than or equal to 1"),
         ("search.images=201", "search.images=201 of data.validation=200 validation images"),
         ("data.classes=1", "data.classes: Input should be greater than or equal to 2 (given: 1)"),
         ("data.name=cifar11", "data.name: Input should be 'digits', 'cifar10', 'cifar100'"),
@@ -216,6 +216,14 @@ def test_dump_loses_no_digit(
             "those of resnet18 are convolution",
         ),
         ("test.runs=1001", "test.runs: Input should be less than or equal to 1000 (given: 1001)"),
+        ("backbone.width=100000000", "backbone.width: Input should be less than or equal to 1024"),
+        ("data.image_size=100000", "data.image_size: Input should be less than or equal to 1024"),
+        ("data.shift=8", "data.shift=8 moves images of 8 pixels out of sight; give fewer"),
+        ("supernet.learning_rate=1e+300", "supernet.learning_rate: Input should be less than"),
+        ("threat.eps=true", "threat.eps: give a value other than true or false (given: True)"),
+        ("threat.steps=true", "threat.steps: give a value other than true or false"),
+        ("choices.weight_bases=[true]", "choices.weight_bases: give a value other than true or"),
+        ("data=true", "data: holds several keys; set one of them"),
         ("retraining.batch_size=1", "retraining.batch_size: Input should be greater than or equal"),
         ("search={images: 64, images: 32}", "is not a YAML value: key 'images' is given twice"),
         ("choices=!!map [1]", "is not a YAML value: expected a mapping node, but found sequence"),
@@ -230,6 +238,11 @@ def test_dump_loses_no_digit(
 )
 def test_mistaken_override_is_explained(space: Path, override: str, message: str) -> None:
     assert message in mistake(space, override)
+
+
+def test_one_override_is_not_taken_for_a_list_of_letters(space: Path) -> None:
+    with pytest.raises(SettingsError, match=r"overrides are a list, such as \['seed=3'\]"):
+        load(space, "seed=3")
 
 
 def test_a_mistake_of_several_keys_repeats_no_settings(space: Path) -> None:
