@@ -50,7 +50,7 @@ def require_sound(network: Steered, images: Images) -> None:
         DataError: if there are no images, they are not in [0, 1], or the network has no logits of
             their labels.
         SettingsError: if the network is in training mode, changes the images that it is given, or
-            its logits are not finite.
+            its logits are not finite or have no gradient.
     """
     require_evaluation_mode(network)
     require_some(images)
@@ -71,6 +71,26 @@ def require_sound(network: Steered, images: Images) -> None:
                 f"{logits.shape[1]} classes, 0 to {logits.shape[1] - 1}; give the labels that it "
                 "was trained with"
             )
+    require_gradient(network, images)
+
+
+def require_gradient(network: Steered, images: Images) -> None:
+    """Check that attacks can follow the gradient of a network, be it zero.
+
+    Raises:
+        SettingsError: if logits do not depend on images by operations that torch differentiates.
+    """
+    image = images.gather(slice(1))[0].requires_grad_()
+    with torch.enable_grad():
+        total = network(image, Surrogate.STE).sum()
+    try:
+        torch.autograd.grad(total, image)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(
+            f"the network has no gradient in its images ({reason}), which nearly all attacks "
+            "follow; give one that torch can differentiate, without detach or torch.no_grad"
+        ) from None
 
 
 def require_some(images: Images) -> None:

@@ -37,7 +37,7 @@ from mbnas.auditing.evidence import (
 )
 from mbnas.data import load
 from mbnas.errors import DataError, SettingsError
-from mbnas.evaluation import another
+from mbnas.evaluation import Steered, another
 from mbnas.formats import Format
 from mbnas.images import Images
 from mbnas.journal import Journal
@@ -161,7 +161,7 @@ def test_a_masked_network_is_flagged(
 
 
 def test_every_line_says_what_was_measured_and_what_passes(of_honest: Audit) -> None:
-    assert len({check.name for check in of_honest.checks}) == len(of_honest.checks) == 10
+    assert len({check.name for check in of_honest.checks}) == len(of_honest.checks) == 11
     for check in of_honest.checks:
         assert all((check.figure, check.threshold, check.explanation))
 
@@ -236,6 +236,7 @@ def sound() -> Evidence:
     left = of_100(60)
     return Evidence(
         natural=of_100(90),
+        commonest=0.1,
         noise=of_100(90),
         last={20: left[None]},
         every={20: left[None]},
@@ -296,6 +297,11 @@ def rising(points: int) -> Evidence:
     return replace(sound(), radii={1.0: 0.0, 0.2: (60 + points) / 100, 0.0: 0.9, 0.1: 0.6})
 
 
+def guessing(images: int) -> Evidence:
+    """Of 90 that are right without an attack, as many are of one class."""
+    return replace(sound(), commonest=images / 100)
+
+
 def flat(images: int) -> Evidence:
     return replace(sound(), zero_gradients={"ste": 0.0, "tanh": images / 100, "wide": 0.0})
 
@@ -315,6 +321,7 @@ GAP = {0: PASSES, 5: PASSES, 6: WARNS, 10: WARNS, 11: FAILS}
         ("growing eps", in_the_box, {0: PASSES, 1: PASSES, 2: WARNS, 5: WARNS, 6: FAILS}),
         ("growing eps", rising, {0: PASSES, 2: PASSES, 3: WARNS, 5: WARNS, 6: FAILS}),
         ("images without a gradient", flat, {1: PASSES, 2: WARNS, 10: WARNS, 11: FAILS}),
+        ("natural accuracy", guessing, {89: PASSES, 90: WARNS, 91: WARNS}),
         *((name, further(attack), BEYOND_ALL) for attack, name in FURTHER.items()),
     ],
 )
@@ -352,7 +359,7 @@ def test_the_gap_is_that_of_the_shortest_attack_of_the_paper_at_its_last_iterate
 
 def test_sound_evidence_passes_every_check() -> None:
     checks = judge(sound())
-    assert len({check.name for check in checks}) == len(checks) == 12
+    assert len({check.name for check in checks}) == len(checks) == 13
     assert {check.verdict for check in checks} == {PASSES}
 
 
@@ -1048,6 +1055,30 @@ def test_a_network_that_changes_its_images_is_told_so(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="changes the images that it is given, in place"):
         audit_of(Careless().eval(), X, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [lambda x, _: torch.zeros(len(x), 10), lambda x, surrogate: honest()(x, surrogate).detach()],
+    ids=["constant", "detached"],
+)
+def test_a_network_without_a_gradient_is_told_so(network: Steered, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    for attacked, others in ((network, {}), (honest(), {"other": network})):
+        with pytest.raises(SettingsError, match=r"no gradient in its images \(.*\), which"):
+            audit(attacked, IMAGES, THREAT, PLAN, seed=0, journal=journal, sources=others)
+
+
+def test_a_network_that_answers_the_commonest_class_is_no_better_than_a_guess(
+    tmp_path: Path,
+) -> None:
+    def constant(x: Tensor, _: Surrogate) -> Tensor:
+        return F.one_hot(Y.mode().values, 10) + 0 * x.flatten(1)[:, :10]
+
+    found = audit(constant, IMAGES, THREAT, PLAN, seed=0, journal=Journal(tmp_path / "journal"))
+    check = named(found, "natural accuracy")
+    assert check.verdict is Verdict.WARN
+    assert check.threshold == f"more than {check.figure}"
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mbnas.auditing.checks import Check, Verdict, judge, overall
 from mbnas.auditing.efforts import Plan
 from mbnas.auditing.evidence import Evidence, count, gather
 from mbnas.data import fingerprint
-from mbnas.evaluation import Steered, require_evaluation_mode, require_sound
+from mbnas.evaluation import Steered, require_evaluation_mode, require_gradient, require_sound
 from mbnas.images import Images
 from mbnas.journal import Journal
 from mbnas.ledger import Ledger, origin_of
@@ -54,7 +54,8 @@ def audit(
     """Attack ``network`` with all that ``plan`` holds and judge what is found.
 
     Args:
-        network: ``network(x, surrogate)`` to logits (B, classes), in evaluation mode.
+        network: ``network(x, surrogate)`` to logits (B, classes), in evaluation mode; torch must be
+            able to differentiate it by x.
         images: n of them, with labels; ``Images.of(x, y)`` makes them of x (n, C, H, W), uint8 or
             floats in [0, 1], and y (n,).
         journal: where each result is kept; what it holds already is not measured again.
@@ -62,7 +63,8 @@ def audit(
             audit goes on with more of them.
 
     Raises:
-        SettingsError: if a network is in training mode or returns numbers that are not finite.
+        SettingsError: if a network is in training mode or has no gradient, or the one under audit
+            changes its images or returns numbers that are not finite.
         DataError: if the images or labels are none that can be audited, or the journal was begun
             with another network, threat, plan, seed, images or version of the attacks.
     """
@@ -70,6 +72,7 @@ def audit(
     plan, others = feasible(plan), dict(sorted((sources or {}).items()))
     for each in others.values():
         require_evaluation_mode(each)
+        require_gradient(each, images)
     case = Case(network, images, threat, seed)
     origin = {
         "threat": threat.model_dump(mode="json"),

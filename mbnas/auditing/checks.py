@@ -165,6 +165,18 @@ def _late_rise(curve: list[float]) -> float:
     return (curve[-1] - curve[-1 - len(curve) // 4]) / total
 
 
+def _guess(evidence: Evidence) -> Check:
+    natural, constant = percent(evidence.natural), 100 * evidence.commonest
+    return Check(
+        "natural accuracy",
+        f"{natural:.1f} %",
+        f"more than {constant:.1f} %",
+        Verdict.PASS if natural > constant else Verdict.WARN,
+        "A network that answers the commonest class to every image is right this often, and it "
+        "withstands every attack: what one that is no better withstands means nothing.",
+    )
+
+
 def _finds_no_more(evidence: Evidence, name: str, prefix: str, why: str) -> Check:
     before, found = _found(evidence, prefix)
     return Check(
@@ -193,6 +205,7 @@ _ALWAYS: tuple[Callable[[Evidence], Check], ...] = (
     _radii,
     _zero_gradients,
     _convergence,
+    _guess,
 )
 _FURTHER = (
     ("APGD", "APGD", "Adaptive steps, two or three losses: what fixed steps jumped over."),

@@ -37,6 +37,7 @@ class Evidence:
 
     Attributes:
         natural: without an attack.
+        commonest: fraction of images of the class that most of them have.
         last, every: by the paper's PGD, at the last and at every iterate; iterations -> (runs, n).
         scored: under PGD as the threat says.
         sweep: of these, under each attack of the sweep, ``<loss>, <surrogate>``; each begins with
@@ -53,6 +54,7 @@ class Evidence:
     """
 
     natural: Tensor
+    commonest: float
     last: dict[int, Tensor]
     every: dict[int, Tensor]
     scored: Tensor
@@ -108,6 +110,7 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
         standing[name] = left
     return Evidence(
         natural=natural,
+        commonest=float(case.images.labels.bincount().max()) / len(natural),
         noise=noise,
         last=last,
         every=every,
