@@ -65,7 +65,13 @@ class Images:
         return replace(self, positions=self.positions[indices])
 
     def first(self, count: int | None) -> Images:
-        """The first ``count`` images; all of them for None."""
+        """The first ``count`` images, or all if there are no more; all of them for None.
+
+        Raises:
+            SettingsError: if ``count`` is negative.
+        """
+        if count is not None and count < 0:
+            raise SettingsError(f"the first {count} images are none; give 0 or more")
         return replace(self, positions=self.positions[:count])
 
     def dense(self) -> Images:
@@ -78,8 +84,12 @@ class Images:
             return self
         if len(self) * self.pixels[:1].nbytes > _room(device) / 2:
             return replace(self, device=device)
-        stored = Images.of(self.pixels[self.positions], self.labels)
-        return Images.of(stored.pixels.to(device), stored.targets.to(device))
+        pixels = self.pixels.new_empty((len(self), *self.pixels.shape[1:]), device=device)
+        for slot, chosen in zip(
+            torch.split(pixels, 4096), torch.split(self.positions, 4096), strict=True
+        ):
+            slot.copy_(self.pixels[chosen])  # a host's memory need not hold all of them
+        return Images.of(pixels, self.labels.to(device))
 
     def gather(self, indices: Tensor | slice) -> Batch:
         """Images as floats in [0, 1], and labels; ``indices`` may lie on any device."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mbnas.errors import DataError
+from mbnas.errors import DataError, SettingsError
 from mbnas.images import Images, augment
 from mbnas.randomness import generator
 
@@ -114,6 +114,14 @@ def test_only_a_selection_that_lies_elsewhere_is_copied() -> None:
     assert len(moved) == len(moved.pixels) == 2
 
 
+def test_a_selection_that_is_moved_in_slices_arrives_in_order() -> None:
+    chosen = torch.randperm(10_000, generator=generator(0))[:9_000]
+    stored = Images.of(torch.arange(10_000).view(-1, 1, 1, 1).float(), torch.arange(10_000))
+    moved = stored.take(chosen).to(torch.device("cpu", 0))  # not equal to where they lie
+    assert torch.equal(moved.pixels.flatten(), chosen.float())
+    assert torch.equal(moved.labels, chosen)
+
+
 def variants(image: Tensor, shift: int, flip: bool) -> set[tuple[float, ...]]:
     """All crops of the padded image (C, H, W), and with ``flip`` their mirror images."""
     _, height, width = image.shape
@@ -148,6 +156,12 @@ def test_every_crop_and_mirror_occurs_equally_often(shift: int, flip: bool, coun
     assert len(occurrences) == len(variants(image, shift, flip)) == count
     assert occurrences.min() > 300
     assert occurrences.max() < 500
+
+
+def test_fewer_images_than_none_are_refused() -> None:
+    assert len(images(6).first(0)) == 0
+    with pytest.raises(SettingsError, match="the first -1 images are none; give 0 or more"):
+        images(6).first(-1)
 
 
 @pytest.mark.parametrize("size", [1, 3, 64, 100])
