@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mbnas.assignment import Assignment, Space
 from mbnas.backbones import Backbone, Row
+from mbnas.errors import DataError
 from mbnas.formats import Format
 from mbnas.layers import FrozenConv2d, QuantizedConv2d, convolution
 from mbnas.prelu import PReLU
@@ -64,7 +65,16 @@ class Skeleton(nn.Module):
         self.std.copy_(std.view_as(self.std))
 
     def propagate(self, x: Tensor, convolve: Callable[[Row, Tensor], Tensor]) -> Tensor:
-        """Images (B, C, H, W) -> logits (B, classes), each searchable row run by ``convolve``."""
+        """Images (B, C, H, W) -> logits (B, classes), each searchable row run by ``convolve``.
+
+        Raises:
+            DataError: if they are not floats of as many channels as the stem takes.
+        """
+        if x.ndim != 4 or x.shape[1] != len(self.mean) or not x.is_floating_point():
+            raise DataError(
+                f"images {tuple(x.shape)} of {x.dtype} do not fit; give (B, {len(self.mean)}, H, "
+                "W) as floats in [0, 1]"
+            )
         images = ((x - self.mean) / self.std).to(self.mean.dtype)
         # This memory format convolves 10-30 % faster.
         x = self.stem(images.contiguous(memory_format=torch.channels_last)).to(images.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mbnas import backbones
 from mbnas.assignment import Assignment
 from mbnas.backbones import Backbone, Row
+from mbnas.errors import DataError
 from mbnas.formats import Format
 from mbnas.networks import Network, build_network, freeze, multibit, take_over
 from mbnas.randomness import seeded
@@ -34,6 +35,18 @@ def images(table: Backbone, count: int = 4) -> Tensor:
 def test_images_become_one_logit_per_class(table: Backbone) -> None:
     network = multibit(table, Assignment.uniform(2, 1, len(table.searchable)))
     assert network(images(table)).shape == (4, table.classes)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.rand(4, 1, 8, 8), torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.rand(3, 8, 8)],
+    ids=["grey", "bytes", "one image"],
+)
+def test_images_of_another_kind_are_refused(wrong: Tensor) -> None:
+    """Standardisation would repeat a single channel three times, and take 255 for white."""
+    network = multibit(RESNET8, Assignment.uniform(1, 1, 6))
+    with pytest.raises(DataError, match=r"do not fit; give \(B, 3, H, W\) as floats in \[0, 1\]"):
+        network(wrong)
 
 
 @TABLES
