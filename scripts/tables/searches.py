@@ -169,7 +169,7 @@ def finds(result: Result) -> str:
             short(Assignment.parse(assignment, measured["layers"])),
             f"{cost / 1e6:.2f}",
             *(over_seeds(by_way[way]) if way in by_way else "" for way in ways),
-            *(beaten(networks, assignment) for _ in ways if len(ways) == 1),
+            *([beaten(networks, assignment)] if len(ways) == 1 else []),
         ]
         for (cost, assignment), by_way in sorted(kept.items())
     ]
