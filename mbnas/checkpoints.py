@@ -123,11 +123,20 @@ def require_images_of(path: Path, images: Images) -> None:
     Raises:
         DataError: if they are not.
     """
-    if _metadata(network_file(path)).get("images") != fingerprint(images):
+    file = network_file(path)
+    if _metadata(file).get("images") == fingerprint(images):
+        return
+    settings, _ = _describe(file)
+    there, here = settings.data.image, tuple(images.pixels.shape[1:])
+    if there != here:
         raise DataError(
-            f"these test images are not those that {str(path)!r} belongs to; "
-            "give the folder it was trained on with --data DIR"
+            f"{str(path)!r} takes images of {'x'.join(map(str, there))} (channels, height, width), "
+            f"these are {'x'.join(map(str, here))}; give a network for such images"
         )
+    raise DataError(
+        f"these test images are not those that {str(path)!r} belongs to; "
+        "give the folder it was trained on with --data DIR"
+    )
 
 
 def require_held_out(path: Path, validation: Images) -> None:

@@ -75,10 +75,13 @@ def audit_checkpoint(
     path = at_home(path)
     network, format_, settings, images = _opened(path, overrides)
     others = siblings(network_file(path).parent)
-    known = [network_file(each).resolve() for each in (path, *others)]
+    known = [network_file(each).resolve() for each in others]
     sources = {each.name: each for each in others}
-    further = [each for each in map(at_home, transfer) if network_file(each).resolve() not in known]
-    sources |= {_place(each): each for each in further}
+    for each in map(at_home, transfer):
+        if network_file(each).resolve() == network_file(path).resolve():
+            log.warning("%s is the network under audit itself and no other to transfer from", each)
+        elif network_file(each).resolve() not in known:
+            sources[_place(each)] = each
     return parallel.led(
         lambda: audited(network, format_.id, settings, images, path, effort, sources)
     )

@@ -42,16 +42,19 @@ def require_same(started: Mapping[str, Any], asked: Mapping[str, Any], what: str
 
 
 def require_same_networks(saved: Settings, asked: Settings, what: str) -> None:
-    """Check that two settings are of networks of one shape.
+    """Check that two settings are of networks of one shape, for images of one shape.
 
     Raises:
         SettingsError: with each value that differs.
     """
 
     def shape(settings: Settings) -> dict[str, Any]:
-        return settings.model_dump(mode="json", include={"backbone", "choices"})
+        data = {"image_size", "channels", "classes"}
+        return settings.model_dump(
+            mode="json", include={"backbone": True, "choices": True, "data": data}
+        )
 
-    do = "networks of another shape need a training of their own"
+    do = "networks of another shape, or for images of another, need a training of their own"
     require_same(shape(saved), shape(asked), what, do)
 
 

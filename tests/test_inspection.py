@@ -143,12 +143,27 @@ def test_transfer_needs_networks_for_equal_images(tmp_path: Path) -> None:
         audit_checkpoint(one, Effort.QUICK, transfer=[tmp_path / "nowhere"])
 
 
-def test_no_network_attacks_itself_and_equal_names_do_not_hide_each_other(tmp_path: Path) -> None:
+def test_transfer_from_a_network_for_other_sizes_is_told_their_shapes(tmp_path: Path) -> None:
+    one = saved(tmp_path / "one", "mbn1x1")
+    larger = tmp_path / "larger"
+    settings, images = tiny("data.image_size=9"), noise(8, (1, 9, 9), 10)
+    format_ = Format.parse("mbn1x1", settings.space.layers)
+    larger.mkdir()
+    network = build_network(settings.table, format_)
+    save_network(larger / NETWORK_FILE, network, format_, settings, images, images)
+    with pytest.raises(DataError, match=r"larger' takes images of 1x9x9 .*, these are 1x8x8; give"):
+        audit_checkpoint(one, Effort.QUICK, transfer=[larger])
+
+
+def test_no_network_attacks_itself_and_equal_names_do_not_hide_each_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     one, two = (saved(tmp_path / each / "network", "mbn1x1") for each in ("a", "b"))
     audit_checkpoint(one, Effort.QUICK, transfer=[one, one / NETWORK_FILE, two / NETWORK_FILE])
     record = json.loads(audit_file(one, Effort.QUICK).read_text())
     transfers = [each for each in record["standing_after"] if each.startswith("transfer from ")]
     assert transfers == [f"transfer from {two}"]
+    assert f"{one} is the network under audit itself" in caplog.text
 
 
 def test_no_audit_takes_the_place_of_one_that_tells_something_else(tmp_path: Path) -> None:
@@ -207,8 +222,9 @@ def test_an_audit_is_made_once_wherever_the_networks_it_tried_lie(
 
 def test_measuring_cannot_change_the_shape_of_a_network(tmp_path: Path) -> None:
     one = saved(tmp_path / "one", "mbn1x1")
-    for change in ("backbone.width=4", "backbone.name=resnet20", "choices.weight_bases=[1]"):
-        with pytest.raises(SettingsError, match="networks of another shape need a training"):
+    changes = ("backbone.width=4", "backbone.name=resnet20", "choices.weight_bases=[1]")
+    for change in (*changes, "data.image_size=9", "data.channels=3"):
+        with pytest.raises(SettingsError, match=r"networks of another shape, .* need a training"):
             evaluate_checkpoint(one, [change])
 
 
