@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from mbnas.errors import DataError
+from mbnas.errors import DataError, SettingsError
 
 try:
     import fcntl
@@ -27,9 +27,38 @@ UNWRITABLE = {
 """Errors of the system that a user can mend, where something was to be written."""
 
 
-def at_home(path: str | Path) -> Path:
-    """A path, in which ``~`` stands for the home folder; as it is if there is none."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (that of pathlib fails without a home)
+def at_home(path: str | Path, advice: str = "give its whole path") -> Path:
+    """A path, in which ``~`` stands for the home folder.
+
+    Args:
+        advice: what to do if there is none, for the message.
+
+    Raises:
+        SettingsError: if the path is empty.
+        DataError: if there is no such home folder, or the path is not UTF-8, so that settings and
+            weights cannot name it.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise SettingsError("an empty path; give a folder or a file, such as . for this folder")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the path {text!r} is not UTF-8; rename it") from None
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise DataError(f"no home folder for {text!r}; {advice}") from None
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Inside, errors of the system name this file: those of writing, a full disk, name none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -38,13 +67,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     It is on disk before that: else a power cut might leave the new name without its content.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    try:
-        write(temporary)
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with about(path):
+        try:
+            write(temporary)
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mbnas.errors import DataError
-from mbnas.files import alone_in, write_atomically
+from mbnas.files import alone_in, at_home, write_atomically
 from mbnas.images import Images
 from mbnas.progress import bar, log
 
@@ -110,7 +110,8 @@ def _image_tree(folder: Path, image: Shape) -> Images:
             ) from None
     pixels = _mapped(cached)
     log.info("%s: %d images of %d classes", folder, len(listing), len(classes))
-    others = Counter(path.suffix for _, path in found if path.suffix.lower() not in SUFFIXES)
+    present = [*(path for _, path in found), *_beside_classes(folder)]
+    others = Counter(path.suffix for path in present if path.suffix.lower() not in SUFFIXES)
     if others:
         named = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.items())
         log.info("%s: files left out: %s", folder, named)
@@ -152,10 +153,8 @@ def _stop(error: OSError) -> NoReturn:
 
 def _require_none_beside_classes(folder: Path) -> None:
     """Images or archives that lie in ``folder`` itself would be missed."""
-    with _readable():
-        missed = sorted(
-            path.name for path in folder.iterdir() if path.suffix.lower() in {*SUFFIXES, ".tar"}
-        )
+    beside = _beside_classes(folder)
+    missed = sorted(path.name for path in beside if path.suffix.lower() in {*SUFFIXES, ".tar"})
     if missed:
         unpacked = missed[0].startswith("ILSVRC2012_") or missed[0].endswith(".tar")  # ImageNet
         advice = (
@@ -167,15 +166,18 @@ def _require_none_beside_classes(folder: Path) -> None:
         raise DataError(f"{str(folder / missed[0])!r} lies beside the classes; {advice}")
 
 
-_ELSEWHERE = "name a folder for them by the environment variable XDG_CACHE_HOME"
+def _beside_classes(folder: Path) -> list[Path]:
+    """Files in ``folder`` itself, but for hidden ones."""
+    with _readable():
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return [path for path in inside if not path.is_dir()]
+
+
+_ELSEWHERE = "name a folder for decoded images by the environment variable XDG_CACHE_HOME"
 
 
 def _cache_folder() -> Path:
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:
-        raise DataError(f"no home folder to keep decoded images in; {_ELSEWHERE}") from None
-    return cache / "mbnas" / "images"
+    return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache", _ELSEWHERE) / "mbnas" / "images"
 
 
 def _listing_key(folder: Path, paths: list[Path], image: Shape) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mbnas.errors import DataError
-from mbnas.files import write_text
+from mbnas.files import about, write_text
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Journal:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line."""
-        with self.path.open("a") as file:
+        with about(self.path), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

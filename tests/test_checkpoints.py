@@ -117,7 +117,7 @@ def test_the_home_folder_may_be_written_short(
 ) -> None:
     monkeypatch.setenv("HOME", str(network_file.parent))
     assert same(load_network(Path("~"))[0], load_network(network_file)[0])
-    assert "no checkpoint '~nobody-of-that-name'" in complaint(
+    assert "no home folder for '~nobody-of-that-name'" in complaint(
         load_network, Path("~nobody-of-that-name")
     )
 

@@ -168,13 +168,14 @@ def test_images_lie_below_links_and_what_is_left_out_is_said(
     for name in ("._0.png", "notes.txt", "1.HEIC", "2.HEIC"):
         (cat / name).write_text("no image")
     (root / "train" / ".hidden").mkdir()
+    (root / "train" / "readme.txt").write_text("beside the classes")
     caplog.clear()
     with caplog.at_level(logging.INFO, "mbnas"):
         assert folder(root).fingerprint() == before
     told = "\n".join(caplog.messages)
     assert f"{root / 'train'}: 6 images of 2 classes" in told
     assert re.search(r"train: files left out: .*2 \.HEIC", told)
-    assert re.search(r"train: files left out: .*1 \.txt", told)
+    assert re.search(r"train: files left out: .*2 \.txt", told)
     assert f"{root / 'test'}: files left out" not in told
 
 
@@ -207,6 +208,17 @@ def test_a_folder_may_be_read_as_grey(root: Path) -> None:
     luma = (colour.test.pixels * weights[:, None, None]).sum(dim=1, keepdim=True)
     assert (luma - grey.test.pixels).abs().max() <= 1
     assert torch.equal(folder(root).test.pixels, colour.test.pixels)  # each has its own cache
+
+
+def test_test_images_that_are_training_images_are_told(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder(root)
+    assert "training images, too" not in caplog.text
+    shutil.rmtree(root / "test")
+    shutil.copytree(root / "train", root / "test")
+    folder(root)
+    assert "6 of 6 test images are training images, too" in caplog.text
 
 
 def test_validation_images_beside_test_images_are_left_out_and_it_is_said(
@@ -347,7 +359,7 @@ def test_a_cache_that_cannot_be_kept_names_the_way_out(
     assert re.search("Not a directory; name a folder .* XDG_CACHE_HOME", complaint(root))
     monkeypatch.setenv("XDG_CACHE_HOME", "")  # as if it were not set
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # nobody's home
-    assert re.search("no home folder .* XDG_CACHE_HOME", complaint(root))
+    assert re.search("no home folder .*; name a folder .* XDG_CACHE_HOME", complaint(root))
 
 
 def test_each_size_has_a_cache_of_its_own(root: Path) -> None:

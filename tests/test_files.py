@@ -1,5 +1,6 @@
 """A file is written as a whole or not at all."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbnas.errors import DataError
-from mbnas.files import alone_in, write_atomically, write_json, write_text
+from mbnas.errors import DataError, SettingsError
+from mbnas.files import alone_in, at_home, write_atomically, write_json, write_text
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 JSON = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=5), PLAIN, max_size=3)
@@ -56,6 +57,36 @@ def test_the_old_content_is_there_until_the_new_one_is_whole(tmp_path: Path) -> 
     write_atomically(path, write)
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_that_was_written(tmp_path: Path) -> None:
+    def write(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "full")  # as a write does it
+
+    with pytest.raises(OSError, match="full") as caught:
+        write_atomically(tmp_path / "file", write)
+    assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_a_home_folder_is_read_wherever_it_stands_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert (at_home("~"), at_home("~/a")) == (Path("/somewhere"), Path("/somewhere/a"))
+    assert (at_home("a/~"), at_home(Path("a"))) == (Path("a/~"), Path("a"))
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("", SettingsError, "an empty path; give a folder"),
+        (os.fsdecode(b"a/\xff"), DataError, r"the path 'a/\\udcff' is not UTF-8; rename it"),
+        ("~nobody-of-that-name/a", DataError, "no home folder for '~nobody-.*/a'; do something"),
+    ],
+)
+def test_a_path_that_nothing_can_name_is_explained(
+    path: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        at_home(path, "do something")
 
 
 def test_a_shorter_text_replaces_the_whole_of_a_longer_one(tmp_path: Path) -> None:
