@@ -88,7 +88,7 @@ def main() -> None:
         if error.errno not in UNWRITABLE:
             raise
         _fail(
-            f"cannot read or write {error.filename or 'the run folder'}: {error.strerror}; what "
+            f"cannot read or write {error.filename or 'what this prints'}: {error.strerror}; what "
             "was finished is safe: make room, get access, or go on in a copy or another "
             "--out; a search goes on with --resume",
             DataError.exit_code,
@@ -148,7 +148,7 @@ def search(
         if supernet is not None and space is None:
             space = runs.reopen(supernet).settings_file
         settings = config.load(_required(space), changes)
-        pipeline.check_budget(settings)
+        pipeline.require_searchable(settings, supernet)
         folder = out or Path(f"runs/{settings.name}-{settings.search.budget:g}-seed{settings.seed}")
     device = pick_device(settings.device)
     scoring = Executor(executor, workers or default_workers(executor, device), address)

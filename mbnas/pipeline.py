@@ -25,7 +25,7 @@ from mbnas.formats import Format
 from mbnas.inspection import audited
 from mbnas.networks import Network, freeze
 from mbnas.pareto import most_useful, non_dominated
-from mbnas.pretraining import pretrained, trained_before
+from mbnas.pretraining import pretrained, require_trained_so, trained_before
 from mbnas.progress import log
 from mbnas.randomness import derive
 from mbnas.report import WorstCases, ranking, write_pareto
@@ -82,7 +82,7 @@ def run_search(
             are missing or corrupt.
     """
     out = at_home(out)
-    check_budget(settings)
+    require_searchable(settings, supernet_of)
     executor.check()
     runs.require_new(out)
     data = datasets.load(settings.data, settings.seed)
@@ -188,6 +188,20 @@ def train_network(settings: Settings, text: str, path: str | Path) -> Metrics:
     path.mkdir(parents=True, exist_ok=True)
     with parallel.alone_in(path), suited_to(settings.table, settings.retraining):
         return retrain(settings, format_, data.to(device), path, source=None, device=device)
+
+
+def require_searchable(settings: Settings, supernet_of: str | Path | None) -> None:
+    """Check what can be told of a search before its images are read.
+
+    Raises:
+        SettingsError: if the budget is missing, or the supernet of the other run was trained with
+            other settings.
+        BudgetError: if not even the smallest network meets the budget.
+        DataError: if the supernet of the other run is missing or corrupt.
+    """
+    if supernet_of is not None:  # of another backbone, a budget means something else
+        require_trained_so(runs.reopen(at_home(supernet_of)), settings)
+    check_budget(settings)
 
 
 def check_budget(settings: Settings) -> float:

@@ -30,19 +30,31 @@ def trained_before(run: RunFolder, settings: Settings, data: Data) -> Supernet:
         SettingsError: if it was trained with other settings.
         DataError: if it is missing or corrupt, or was trained on other images.
     """
-    runs.require_supernet(run)
-    supernet = _trained_so(run, settings, "search it with those, or leave --supernet away")
+    require_trained_so(run, settings)
+    supernet = load_supernet(run.supernet_file)
     anew = f"delete it and let `mbnas search --resume {shlex.quote(str(run.path))}` write it anew"
     runs.require_data(run, settings, data.fingerprint(), anew)
     return supernet
 
 
-def _trained_so(run: RunFolder, settings: Settings, do: str) -> Supernet:
-    """The supernet of a run, which says itself how it was trained."""
+def require_trained_so(
+    run: RunFolder,
+    settings: Settings,
+    do: str = "search it with those, or leave --supernet away",
+) -> None:
+    """Check that the supernet of a run was trained with these settings, as its file says.
+
+    Args:
+        do: what to do if it was not, for the message.
+
+    Raises:
+        SettingsError: if it was trained with other settings.
+        DataError: if it is missing or corrupt.
+    """
+    runs.require_supernet(run)
     trained = supernet_settings(run.supernet_file)
     what = f"the supernet {str(run.supernet_file)!r} was trained"
     require_same(_deciding(trained), _deciding(settings), what, do)
-    return load_supernet(run.supernet_file)
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:
@@ -66,7 +78,8 @@ def pretrained(folder: RunFolder, settings: Settings, data: Data, device: torch.
     if folder.supernet_file.exists():
         _clear(folder)  # if killed before that
         do = "restore that of this run, or move it away to train it anew"
-        return _trained_so(folder, settings, do).to(device)
+        require_trained_so(folder, settings, do)
+        return load_supernet(folder.supernet_file).to(device)
     recipe, seed = settings.supernet, derive(settings.seed, "supernet")
     with seeded(seed, "initial weights"):
         supernet = Supernet(settings.table, settings.space)

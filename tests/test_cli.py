@@ -251,6 +251,7 @@ def test_the_home_folder_may_be_written_short_wherever_a_path_is_given(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copy(DIGITS, tmp_path / "my.yaml")
+    monkeypatch.setattr("mbnas.pipeline.require_searchable", lambda *_: None)  # nothing is there
     words = ("search", "--space=~/my.yaml", "--budget=6e6", "--data=~/a", "--out=~/b")
     settings, out, _, supernet = received("mbnas.pipeline.run_search", *words, "--supernet=~/c")
     places = (settings.data.root, out, supernet)
@@ -259,6 +260,15 @@ def test_the_home_folder_may_be_written_short_wherever_a_path_is_given(
         "mbnas.inspection.audit_checkpoint", "audit", "~/a", "--transfer=~/b"
     )
     assert (path, sources) == (tmp_path / "a", [tmp_path / "b"])
+
+
+def test_a_supernet_of_another_width_is_told_before_a_budget_that_it_cannot_meet(
+    mistake: Callable[..., str], finished: Path, tmp_path: Path
+) -> None:
+    again = ("search", "--supernet", str(finished), "--budget", "1", "--out", str(tmp_path / "new"))
+    assert "cannot be met" in mistake(*again, code=4)
+    line = mistake(*again, "--set", "backbone.width=3", code=2)
+    assert "(backbone.width: 2 -> 3); search it with those" in line
 
 
 def test_the_run_folder_is_named_after_what_was_asked(
@@ -572,7 +582,9 @@ def test_a_folder_may_have_any_name(
     command = ("train", *SPACE, *FOLDER, "--format", "float", "--data")
     assert "'\N{OWL}/train'" in mistake(*command, "\N{OWL}", code=3)
     line = mistake(*command, "~nobody\N{OWL}", code=3)
-    assert line == "mbnas: no home folder for '~nobody\N{OWL}'; give --data DIR"
+    assert line == "mbnas: no home folder for '~nobody\N{OWL}'; give its whole path"
+    line = mistake(*command[:-1], "--out", os.fsdecode(b"caf\xe9"), code=3)
+    assert line == r"mbnas: the path 'caf\udce9' is not UTF-8; rename it"
 
 
 @pytest.mark.parametrize(
@@ -639,12 +651,12 @@ def test_a_backbone_is_checked_before_its_space_is_looked_for(mistake: Callable[
 def test_a_network_is_trained_among_no_foreign_files(
     mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty shell variable names the folder one is in."""
     (tmp_path / "mine.txt").touch()
     monkeypatch.chdir(tmp_path)
-    for out in ("", str(tmp_path)):
+    empty_variable, there = "an empty path", "is there already and not empty; choose another --out"
+    for out, answer in (("", empty_variable), (".", there), (str(tmp_path), there)):
         line = mistake("train", *SPACE, *OVERRIDES, "--format", "xnor", "--out", out, code=2)
-        assert "is there already and not empty; choose another --out" in line
+        assert answer in line
     assert [each.name for each in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -790,6 +802,14 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_room(
     assert call("search", "--resume", str(out), "--executor", "inprocess") == 0
     for file in ("pareto.csv", "supernet.safetensors"):
         assert (out / file).read_bytes() == (finished / file).read_bytes()
+
+
+def test_a_full_disk_behind_the_output_is_not_blamed_on_the_run(
+    mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_print", failing(errno.ENOSPC))
+    line = mistake("profile", *SPACE, code=3)
+    assert line.startswith("mbnas: cannot read or write what this prints: No space left on device;")
 
 
 def test_what_is_no_mistake_of_the_user_keeps_its_traceback(
