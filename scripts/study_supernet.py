@@ -28,6 +28,7 @@ from mbnas.pretraining import pretrained
 from mbnas.sameness import identity, require_same
 from mbnas.search.problem import Problem, Trial
 from mbnas.settings import Rule
+from mbnas.threads import one_thread_each, suited_to
 
 WAYS = ("supernet", "supernet and BOPS", "BOPS")
 
@@ -49,12 +50,15 @@ def scored(
     data = datasets.load(settings.data, seed)
     runs.record_data(run, settings, data.fingerprint(), data.held_out)
     data = data.to(device)
-    problem = Problem.of(pretrained(run, settings, data, device).eval(), data, settings)
+    with suited_to(settings.table, settings.supernet):
+        supernet = pretrained(run, settings, data, device).eval()
+    problem = Problem.of(supernet, data, settings)
     known = {record["assignment"]: record for record in run.trials.read()}
-    for assignment in assignments:
-        if assignment not in known:
-            known[assignment] = problem.score(Assignment.parse(assignment, layers)).record()
-            run.trials.append(known[assignment])
+    new = [Assignment.parse(each, layers) for each in assignments if each not in known]
+    with one_thread_each(1) as pool:
+        for trial in pool.map(problem.score, new):
+            known[str(trial.assignment)] = trial.record()
+            run.trials.append(trial.record())
     return [Trial.from_record(known[each], layers) for each in assignments]
 
 
