@@ -23,6 +23,8 @@ from mbnas.settings import Settings
 from mbnas.supernet import Supernet
 
 NETWORK_FILE = "network.safetensors"
+_OF_NETWORKS = f"give candidates/<id> of a run, or its {NETWORK_FILE}"
+_OF_SUPERNETS = "give supernet.safetensors of a run"
 
 
 def network_file(path: str | Path) -> Path:
@@ -38,7 +40,7 @@ def digest(path: Path) -> str:
         DataError: if it cannot be read.
     """
     file = network_file(path)
-    _require_readable(file)
+    _require_readable(file, _OF_NETWORKS)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -67,7 +69,9 @@ def supernet_settings(path: Path) -> Settings:
     Raises:
         DataError: if the file is missing, truncated, or holds something else.
     """
-    settings, _ = _describe(path)
+    settings, format_ = _describe(path, _OF_SUPERNETS)
+    if format_ is not None:
+        raise DataError(f"{str(path)!r} holds a network, not a supernet; {_OF_SUPERNETS}")
     return settings
 
 
@@ -161,9 +165,9 @@ def _save(path: Path, module: nn.Module, described: dict[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(path: Path, advice: str = _OF_NETWORKS) -> dict[str, Any]:
     """What a file says beside its tensors."""
-    _require_readable(path)
+    _require_readable(path, advice)
     try:
         with safe_open(path, framework="pt") as file:
             described: dict[str, Any] = json.loads((file.metadata() or {})["mbnas"])
@@ -174,9 +178,9 @@ def _metadata(path: Path) -> dict[str, Any]:
     return described
 
 
-def _describe(path: Path) -> tuple[Settings, str | None]:
+def _describe(path: Path, advice: str = _OF_NETWORKS) -> tuple[Settings, str | None]:
     """The settings in the file and, for a network, the text of its format."""
-    described = _metadata(path)
+    described = _metadata(path, advice)
     try:
         return config.validate(described["settings"]), described.get("format")
     except SettingsError as mistake:
@@ -188,14 +192,12 @@ def _describe(path: Path) -> tuple[Settings, str | None]:
         raise _foreign(path) from None
 
 
-def _require_readable(path: Path) -> None:
+def _require_readable(path: Path, advice: str) -> None:
     """Ask the system, since safetensors calls missing whatever it cannot open."""
     try:
         path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise DataError(
-            f"no checkpoint {str(path)!r}; give candidates/<id> of a run, or its {NETWORK_FILE}"
-        ) from None
+        raise DataError(f"no checkpoint {str(path)!r}; {advice}") from None
     except OSError as error:
         raise _unreadable(path, error) from None
 

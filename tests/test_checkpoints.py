@@ -207,4 +207,6 @@ def test_a_supernet_is_no_network(supernet_file: Path) -> None:
 
 
 def test_a_network_is_no_supernet(network_file: Path) -> None:
-    complaint(load_supernet, network_file)
+    advice = "; give supernet.safetensors of a run"
+    assert f"holds a network, not a supernet{advice}" in complaint(load_supernet, network_file)
+    assert complaint(load_supernet, network_file.parent).endswith(advice)
