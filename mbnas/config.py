@@ -126,6 +126,7 @@ _WORDS = {  # for what the validator says in Python's
     "model_type": "holds several keys; set one of them, such as {}.KEY=VALUE",
     "model_attributes_type": "holds several keys; set one of them, such as {}.KEY=VALUE",
     "float_parsing": "give a number such as 0.5 or 2e8",
+    "path_type": "give the path of a folder",
     "string_pattern_mismatch": "give letters, digits, dots, dashes and underscores",
 }
 

@@ -287,7 +287,7 @@ class SupernetRecipe(Recipe):
     """
 
     rule: Rule = Rule.SANDWICH
-    sampled: PositiveInt = 1
+    sampled: int = Field(default=1, ge=1, le=1000)
 
 
 class SearchSettings(_Frozen):

@@ -136,7 +136,10 @@ def gather(case: Case, plan: Plan, sources: Mapping[str, Steered], ledger: Ledge
 
 
 def count(plan: Plan, images: int, sources: int) -> int:
-    """How many results :func:`gather` asks the ledger for, give or take two."""
+    """How many results :func:`gather` asks the ledger for at most, give or take two.
+
+    Doublings that are left out, because those before found nothing, are not asked for.
+    """
     radii, shown = len(RADII), 2
     starts = 2 * ((1 << plan.doublings) - 1)
     further = 3 + bool(plan.targets) + starts + sources + plan.autoattack
