@@ -194,14 +194,15 @@ def test_a_network_in_training_mode_is_not_measured() -> None:
     assert all(value.equal(before[key]) for key, value in model.state_dict().items())
 
 
-@given(surrogate=st.sampled_from(list(Surrogate)), steps=st.integers(2, 50))
+@given(surrogate=st.sampled_from(list(Surrogate)), steps=st.integers(3, 50))
 def test_the_worst_case_takes_no_more_passes_than_pgd_and_shares_nothing_between_its_parts(
     surrogate: Surrogate, steps: int
 ) -> None:
     threat = Threat(eps=0.4, step=0.05, steps=steps, surrogate=surrogate)
     ((plain,), (first, second)) = (scoring_stages(each, threat) for each in Robustness)
     assert plain == Stage(losses.cross_entropy, surrogate, steps)
-    assert first.steps + second.steps <= steps
+    last_look = 1
+    assert first.steps + last_look + second.steps + last_look <= steps + last_look
     assert first.loss is not second.loss
     assert first.surrogate is surrogate is not second.surrogate
 
