@@ -18,7 +18,7 @@ from mbnas.evaluation import (
 )
 from mbnas.images import Images
 from mbnas.journal import Journal
-from mbnas.layers import Rectifier
+from mbnas.layers import takes_surrogates
 from mbnas.networks import Network
 from mbnas.progress import bar
 from mbnas.randomness import generator
@@ -69,7 +69,7 @@ def final_scores(
         raise SettingsError(NOT_FINITE)
     attacks: dict[str, Spread] = {}
     surrogates, runs = reported(threat), settings.test.runs
-    different = surrogates[:1] if _takes_none(network) else surrogates
+    different = surrogates if takes_surrogates(network) else surrogates[:1]
     known = done.read("surrogate", "run", "last", "every") if done else []
     found = {(each["surrogate"], each["run"]): each for each in known}
     with bar("testing under attack", len(different) * runs) as advance:
@@ -96,11 +96,6 @@ def final_scores(
         attacked=len(attacked),
         runs=runs,
     )
-
-
-def _takes_none(network: Network) -> bool:
-    """Whether an attack is the same through every surrogate: a format has rectifiers, or none."""
-    return any(isinstance(each, Rectifier) for each in network.modules())
 
 
 def reported(threat: Threat) -> tuple[Surrogate, ...]:

@@ -66,6 +66,11 @@ class Rectifier(nn.Module):
         return F.relu(norm(x))
 
 
+def takes_surrogates(network: nn.Module) -> bool:
+    """Whether attacks through one surrogate or another differ: a format has rectifiers, or none."""
+    return not any(isinstance(each, Rectifier) for each in network.modules())
+
+
 class Unquantized(nn.Module):
     """Full precision: the weights as they are."""
 

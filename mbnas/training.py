@@ -20,6 +20,7 @@ from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
 from mbnas.files import write_atomically
 from mbnas.images import Images
+from mbnas.layers import takes_surrogates
 from mbnas.objectives import Objective
 from mbnas.optimizers import Optimizers
 from mbnas.precision import computed_in
@@ -146,7 +147,8 @@ def fit(
     module.eval()
     trained = Trained(history, kept(history, recipe, guarded))
     if _collapsed(history, recipe, guarded):
-        remedies = " or ".join(_remedies(recipe, settings.threat.surrogate))
+        attack = settings.threat.surrogate if takes_surrogates(module) else None
+        remedies = " or ".join(_remedies(recipe, attack))
         log.warning(
             "%s collapsed under attack and was stopped after epoch %d of %d; %s may help",
             *(title, len(history), recipe.epochs, remedies),
@@ -180,11 +182,15 @@ def _judged(
 
 
 def _diverged(recipe: Recipe, number: int, how: str) -> SettingsError:
-    section = "supernet" if isinstance(recipe, SupernetRecipe) else "retraining"
     return SettingsError(
-        f"training diverged in epoch {number} (the loss {how}); lower {section}.learning_rate, "
-        f"which is {recipe.learning_rate:g}"
+        f"training diverged in epoch {number} (the loss {how}); lower "
+        f"{_section(recipe)}.learning_rate, which is {recipe.learning_rate:g}"
     )
+
+
+def _section(recipe: Recipe) -> str:
+    """Of the settings."""
+    return "supernet" if isinstance(recipe, SupernetRecipe) else "retraining"
 
 
 def kept(history: Sequence[Epoch], recipe: Recipe, images: int) -> Epoch:
@@ -245,11 +251,16 @@ def _collapsed(history: Sequence[Epoch], recipe: Recipe, images: int) -> bool:
     return all(epoch not in standing for epoch in history[-2:])
 
 
-def _remedies(recipe: Recipe, attack: Surrogate) -> list[str]:
-    """What a training that collapsed did not yet try."""
-    smoother = ["threat.surrogate polynomial"] if attack is not Surrogate.POLYNOMIAL else []
-    noisier = ["training n-fgsm"] if recipe.training is not Training.N_FGSM else []
-    return [*smoother, *noisier, "a lower learning_rate"]
+def _remedies(recipe: Recipe, attack: Surrogate | None) -> list[str]:
+    """What a training that collapsed did not yet try.
+
+    Args:
+        attack: through which perturbations went; None where no surrogate is needed.
+    """
+    section, best = _section(recipe), Surrogate.POLYNOMIAL
+    smoother = [f"threat.surrogate={best}"] if attack not in (None, best) else []
+    noisier = [f"{section}.training=n-fgsm"] if recipe.training is not Training.N_FGSM else []
+    return [*smoother, *noisier, f"a lower {section}.learning_rate"]
 
 
 State = dict[str, Tensor]

@@ -23,6 +23,8 @@ from lessons import (
     NATURAL,
     SEED,
     SETTINGS,
+    SPACE,
+    TABLE,
     THREAT,
     network,
     supernet,
@@ -31,8 +33,9 @@ from torch import Tensor, nn
 
 from mbnas.errors import DataError, SettingsError
 from mbnas.evaluation import Scores
+from mbnas.formats import Format
 from mbnas.images import Batch, Images
-from mbnas.networks import Network
+from mbnas.networks import Network, build_network
 from mbnas.objectives import (
     Accumulate,
     Objective,
@@ -41,7 +44,7 @@ from mbnas.objectives import (
 )
 from mbnas.randomness import generator
 from mbnas.settings import Optimizer, Recipe, Settings, Training
-from mbnas.training import Epoch, fit, kept, triangular
+from mbnas.training import Epoch, _standard_error, fit, kept, triangular
 
 # The schedule
 
@@ -282,6 +285,18 @@ def test_the_latest_epoch_within_a_standard_error_of_the_best_is_what_is_left(
 
 
 @pytest.mark.parametrize(
+    ("recipe", "counted"),
+    [(NATURAL, [1] * 63 + [0] * 37), (FASTAT, [2] * 41 + [1] * 22 + [0] * 37)],
+    ids=["natural", "adversarial"],
+)
+def test_the_standard_error_is_that_of_what_each_image_counts(
+    recipe: Recipe, counted: list[int]
+) -> None:
+    epoch = Epoch(1, 0.0, natural=0.63, robust=0.41, precision="float32")
+    assert _standard_error(epoch, recipe, 100) == pytest.approx(pstdev(counted) / 10)
+
+
+@pytest.mark.parametrize(
     ("guard", "there", "kept"), [(20, 10_000, 1), (10_000, 20, 1), (10_000, 10_000, 0)]
 )
 def test_a_guard_tells_as_little_apart_as_the_images_it_sees(
@@ -335,8 +350,11 @@ def test_a_collapse_ends_training_and_the_log_tells_which_epoch_is_kept(
 @pytest.mark.parametrize(
     ("surrogate", "training", "advice"),
     [
-        ("ste", Training.FASTAT, "threat.surrogate polynomial or training n-fgsm or a lower"),
-        ("polynomial", Training.FASTAT, "6; training n-fgsm or a lower"),
+        (
+            *("ste", Training.FASTAT),
+            "6; threat.surrogate=polynomial or supernet.training=n-fgsm or a lower",
+        ),
+        ("polynomial", Training.FASTAT, "6; supernet.training=n-fgsm or a lower"),
         ("polynomial", Training.N_FGSM, "6; a lower"),
     ],
 )
@@ -353,7 +371,17 @@ def test_after_a_collapse_nothing_is_advised_that_is_in_use(
     asked = tiny(*CHANGES, f"threat.surrogate={surrogate}")
     run(module, script, tmp_path / "file", recipe, asked)
     (told,) = [each for each in caplog.messages if "collapsed" in each]
-    assert f"{advice} learning_rate may help" in told
+    assert f"{advice} supernet.learning_rate may help" in told
+
+
+def test_after_a_collapse_of_a_float_network_no_surrogate_is_advised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = build_network(TABLE, Format.parse("float", SPACE.layers))
+    script = Script(natural(module), [(0.5, robust) for robust in (0.4, 0.1, 0.1)])
+    run(module, script, tmp_path / "file", FASTAT, tiny(*CHANGES, "threat.surrogate=ste"))
+    (told,) = [each for each in caplog.messages if "collapsed" in each]
+    assert "; supernet.training=n-fgsm or a lower supernet.learning_rate may help" in told
 
 
 def test_no_collapsed_epoch_is_kept_however_natural_accuracy_rises(tmp_path: Path) -> None:
