@@ -84,14 +84,12 @@ def phases(
     return {"forward": forward, "training step": train, "FastAT step": fastat, "PGD step": attack}
 
 
-def profiled(
-    step: Callable[[], object], device: torch.device, repeats: int = 5
-) -> dict[str, float]:
+def profiled(step: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Which share of the time of a training step each operation takes, longest first."""
     cuda = device.type == "cuda"
     step()
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as record:
-        for _ in range(repeats):
+        for _ in range(5):
             step()
     taken = {
         row.key: row.self_device_time_total if cuda else row.self_cpu_time_total

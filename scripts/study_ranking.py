@@ -31,6 +31,7 @@ from mbnas import runs
 from mbnas.formats import Format
 from mbnas.randomness import derive
 from mbnas.search.problem import Trial
+from mbnas.search.session import recorded
 
 SCORES = {"natural": "natural", "robust": "robust", "worst case": "robust"}  # of a trial
 Row = dict[str, float]
@@ -132,7 +133,7 @@ def main() -> None:
     run = runs.reopen(arguments.run)
     settings = run.settings()
     layers = settings.space.layers
-    scored = [Trial.from_record(each, layers) for each in run.trials.read()]
+    scored = recorded(run.trials, layers)
     retrained = {each.name for each in bench.finds(run)}
     drawn = sample(scored, arguments.count, settings.seed)
     trials = [*drawn, *(each for each in scored if each.id in retrained and each not in drawn)]

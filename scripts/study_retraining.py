@@ -19,7 +19,7 @@ from mbnas import runs
 from mbnas.assignment import Assignment
 from mbnas.report import short
 from mbnas.runs import RunFolder
-from mbnas.search.problem import Trial
+from mbnas.search.session import recorded
 
 Row = dict[str, Any]
 COLUMNS = ("natural", "robust", "worst case")
@@ -52,7 +52,7 @@ def main() -> None:
     run = runs.reopen(arguments.run)
     settings = run.settings()
     layers = settings.space.layers
-    trials = [Trial.from_record(each, layers) for each in run.trials.read()]
+    trials = recorded(run.trials, layers)
     finds = set() if arguments.uniform else {each.name for each in bench.finds(run)}
     chosen = [
         trial.id
