@@ -1,4 +1,4 @@
-"""Folders of images, one for each class: listed, decoded once, kept as one tensor file."""
+"""Folders of images, one for each class: listed, decoded once, kept as one NumPy file."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def audit_checkpoint(
 ) -> dict[str, Any]:
     """Audit a network and leave ``audit-<effort>.json`` and ``.html`` beside it.
 
-    An interrupted audit goes on where it stopped; a finished one is not made again.
+    An interrupted audit goes on where it stopped; a finished one is not made again, unless it tried
+    the adversarial images of fewer networks, or by another plan, than would be tried now.
 
     Args:
         overrides: ``key.path=value`` changes to the settings it was trained with.

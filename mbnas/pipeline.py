@@ -1,6 +1,6 @@
 """The whole of a run, stage by stage; each stage finds what is already on disk and goes on from it.
 
-data -> supernet -> search -> Pareto set, re-scored -> retraining -> report
+data -> supernet -> search -> Pareto set, re-scored -> retraining -> audits -> report
 """
 
 from __future__ import annotations

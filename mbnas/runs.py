@@ -55,7 +55,7 @@ class RunFolder:
 
     @property
     def early_trials(self) -> Journal:
-        """Candidates that finished before their turn; empty once they are in :attr:`trials`."""
+        """Candidates that finished before their turn; gone once they are in :attr:`trials`."""
         return Journal(self.path / "trials.early.jsonl")
 
     @property

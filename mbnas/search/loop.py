@@ -35,7 +35,7 @@ def searched(
     """
     space = problem.space
     proposer = engine(settings, space, lambda each: problem.cost(each) <= budget, seed)
-    with bar(title, evaluations, done=len(journal.read())) as advance:
+    with bar(title, evaluations, done=len(journal.read()) + len(early.read())) as advance:
         session = Session(
             proposer,
             space.layers,
