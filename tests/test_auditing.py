@@ -402,6 +402,24 @@ def test_iterations_and_starts_are_doubled_until_two_find_nothing(tmp_path: Path
     assert [0, 0] not in map(list, pairwise(found_by_each[:-1]))
 
 
+def test_only_doublings_in_a_row_that_find_nothing_end_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds = {f"{DOUBLED}40 steps, 4 starts: 3"}  # in the second doubling
+
+    def scripted(entry: str, _: object, __: object, before: Tensor, ___: object) -> Tensor:
+        after = before.clone()
+        if entry in finds:
+            after[int(after.nonzero()[0])] = False
+        return after
+
+    monkeypatch.setattr("mbnas.auditing.evidence._part_by_part", scripted)
+    case = Case(honest(), IMAGES.first(16), THREAT, 0)
+    standing = gathered(case, replace(PLAN, doublings=6), tmp_path).standing
+    doublings = [name for name in standing if name.startswith(DOUBLED)]
+    assert [name.split()[-2] for name in doublings] == ["2", "4", "8", "16"]
+
+
 def test_another_network_for_transfer_is_tried_last(tmp_path: Path) -> None:
     found = audited(honest(), tmp_path, sources={"itself": honest()})
     *_, square, transfer = found.evidence.standing

@@ -341,7 +341,7 @@ def test_a_worker_that_fails_ends_the_search_in_a_line_that_says_why(
     foreign = replace(
         problem, validation=Images.of(images.pixels.expand(-1, 3, -1, -1), images.targets)
     )
-    told = r"Ray worker failed \(RuntimeError: .* got 3 channels.*\); .* --resume"
+    told = r"Ray worker failed \(.*DataError: images .20, 3, 8, 8. .*\); .* --resume"
     with pytest.raises(MbnasError, match=told):
         journal(foreign, Executor("ray", workers=1), tmp_path)
     assert "in classify" in caplog.text  # the whole of it, for who mends it

@@ -20,10 +20,11 @@ ROW = backbones.build("resnet8", width=3, image=(3, 8, 8), classes=2).searchable
 
 def operands(signed: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
-    x = (2 * torch.randn(400, dtype=torch.float64)).requires_grad_()
+    x = 2 * torch.randn(400, dtype=torch.float64)
     high = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
     low = torch.tensor(-1.3 if signed else 0.0, dtype=torch.float64, requires_grad=True)
-    return x, low, high, torch.randn(400, dtype=torch.float64)
+    x[:2] = torch.stack((low, high)).detach()  # the edges
+    return x.requires_grad_(), low, high, torch.randn(400, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

@@ -32,6 +32,7 @@ from mbnas.networks import Network
 from mbnas.objectives import (
     fair_assignments,
     network_objective,
+    perturbed,
     supernet_objective,
     without_gradients,
 )
@@ -108,6 +109,26 @@ def members(rule: Rule, count: int = NATURAL.sampled) -> list[Assignment]:
     return [*always, *sampled(count)]
 
 
+@pytest.mark.parametrize(
+    ("training", "eps", "step", "taken"),
+    [
+        (Training.FASTAT, 0.1, None, 0.125),
+        (Training.FASTAT, 0.9, None, 1.0),  # a longer one would leave the box at once
+        (Training.FASTAT, 0.1, 0.05, 0.05),
+        (Training.N_FGSM, 0.1, None, 0.1),
+        (Training.N_FGSM, 0.1, 0.05, 0.05),
+    ],
+)
+def test_the_step_of_a_perturbation_follows_eps_unless_it_is_given(
+    training: Training, eps: float, step: float | None, taken: float
+) -> None:
+    recipe = NATURAL.model_copy(update={"training": training, "step": step})
+    name = "fgsm" if training is Training.FASTAT else "n_fgsm"
+    with mock.patch(f"mbnas.objectives.{name}") as called:
+        perturbed(network(), X, Y, eps, recipe, generator(0))
+    assert (called.call_args.kwargs["eps"], called.call_args.kwargs["step"]) == (eps, taken)
+
+
 @by_either_rule
 def test_a_natural_recipe_makes_no_attack(passes: Passes, rule: Rule) -> None:
     rng, recipe = generator(0), NATURAL.model_copy(update={"rule": rule})
@@ -172,10 +193,10 @@ def test_every_sub_network_learns_from_perturbations_made_on_itself_in_float32(
     supernet_objective(module, THREAT, recipe, SEED)(1)(X, Y, generator(0))
     trained = [(x, *others) for x, others in passes if len(others) == 1]
     assert [each for _, each in trained] == members(rule)
-    for perturbed, each in trained:
+    for attacked, each in trained:
         expected = attack(lambda z, each=each: module(z, each, THREAT.surrogate), THREAT, rng)
-        assert torch.equal(perturbed, expected)
-        assert 0 < (perturbed - X).abs().max() <= THREAT.eps + 1e-6
+        assert torch.equal(attacked, expected)
+        assert 0 < (attacked - X).abs().max() <= THREAT.eps + 1e-6
 
 
 def test_fair_sampled_sub_networks_learn_labels() -> None:

@@ -422,13 +422,35 @@ def test_there_is_no_run_before_it_has_the_supernet_it_is_to_search(
     runs.require_new(out)  # the same command may be given again
 
 
-def test_no_supernet_of_other_settings_or_images_is_searched(
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        "backbone.prelu=true",
+        "choices.weight_bases=[1]",
+        "data.validation=30",
+        "data.shift=2",
+        "supernet.epochs=3",
+        "supernet.rule=fair",
+        "threat.eps=0.2",
+        "threat.step=0.03",
+        "threat.surrogate=ste",
+        "search.recalibration_images=16",
+    ],
+)
+def test_no_supernet_of_other_settings_is_searched(
+    outcome: Outcome, tmp_path: Path, change: str
+) -> None:
+    with pytest.raises(SettingsError, match="search it with those, or leave --supernet away"):
+        pipeline.run_search(
+            tiny(*CHANGES, change), tmp_path / "new", Executor("inprocess"), outcome.folder.path
+        )
+
+
+def test_no_supernet_of_other_images_is_searched(
     outcome: Outcome, copied: RunFolder, tmp_path: Path
 ) -> None:
     executor, new = Executor("inprocess"), tmp_path / "new"
-    for change in ("supernet.epochs=3", "seed=1", "threat.eps=0.2", "data.validation=30"):
-        with pytest.raises(SettingsError, match="search it with those, or leave --supernet away"):
-            pipeline.run_search(tiny(*CHANGES, change), new, executor, copied.path)
     manifest = read_json(copied.manifest_file)
     write_json(copied.manifest_file, {**manifest, "data": {"name": "digits", "fingerprint": "?"}})
     with pytest.raises(DataError, match="the images are not those that"):

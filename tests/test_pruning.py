@@ -111,6 +111,7 @@ def test_the_best_within_half_the_cost_is_fine_tuned(
     trials = (tmp_path / "pruned" / "trials.jsonl").read_text().splitlines()
     assert len(trials) == SETTINGS.search.evaluations
     records = [json.loads(line) for line in trials]
+    assert all(each["bops"] <= dense / 2 for each in records)
     best = max(records, key=lambda each: each["natural"])
     assert metrics["assignment"] == best["assignment"]
     assert best["natural"] > min(each["natural"] for each in records)
