@@ -1,6 +1,7 @@
 """APGD against models whose worst case is known, and against the published schedule."""
 
 import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -38,6 +39,19 @@ def test_the_step_size_is_reviewed_when_the_paper_says() -> None:
     """Croce & Hein 2020, Sec. 3.1: p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)."""
     assert checkpoints(100) == [0, 22, 41, 57, 70, 80, 87, 93, 99]
     assert checkpoints(50) == [0, 11, 21, 29, 35, 40, 44, 47, 50]
+
+
+def test_each_review_knows_how_many_steps_it_judges() -> None:
+    periods: list[int] = []
+
+    def review(ascent: _Ascent, period: int) -> _Ascent:
+        periods.append(period)
+        return ascent
+
+    x, y = batch()[0], torch.ones(16, dtype=torch.long)
+    with mock.patch.object(sys.modules["mbnas.attacks.apgd"], "_review", review):
+        apgd(certain, x, y, eps=0.1, steps=50, generator=seeded())
+    assert periods == [11, 10, 8, 6, 5, 4, 3, 3]
     assert checkpoints(1) == [0, 1]
 
 
@@ -170,8 +184,9 @@ def test_a_rise_is_one_over_the_iterate_before_not_over_the_best() -> None:
     assert (after.rises.item(), after.best_value.item()) == (1, 5)
 
 
+@pytest.mark.parametrize(("targets", "classes"), [(3, (3, 4, 0)), (9, (3, 4, 0, 2))])
 def test_the_likeliest_wrong_classes_are_gone_for_in_turn_by_the_targeted_ratio(
-    monkeypatch: pytest.MonkeyPatch,
+    targets: int, classes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aims = []
 
@@ -190,9 +205,9 @@ def test_the_likeliest_wrong_classes_are_gone_for_in_turn_by_the_targeted_ratio(
         eps=0.1,
         steps=1,
         generator=seeded(),
-        targets=3,
+        targets=targets,
     )
-    assert aims == [(losses.targeted_logit_ratio, [[1, each]]) for each in (3, 4, 0)]
+    assert aims == [(losses.targeted_logit_ratio, [[1, each]]) for each in classes]
 
 
 @pytest.mark.parametrize(

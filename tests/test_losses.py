@@ -24,9 +24,9 @@ def drawn(seed: int, classes: int = 5) -> tuple[Tensor, Tensor]:
     return logits, torch.randint(classes, (7,), generator=generator)
 
 
-@given(seed=SEEDS)
-def test_the_definitions_term_by_term(seed: int) -> None:
-    logits, y = drawn(seed)
+@given(seed=SEEDS, classes=st.integers(3, 6))
+def test_the_definitions_term_by_term(seed: int, classes: int) -> None:
+    logits, y = drawn(seed, classes)
     for row, label, *found in zip(
         logits, y, cross_entropy(logits, y), margin(logits, y), logit_ratio(logits, y), strict=True
     ):
@@ -76,15 +76,22 @@ def test_two_classes_and_equal_logits_have_finite_losses() -> None:
             assert loss(logits, y).isfinite().all()
 
 
-@given(seed=SEEDS, scale=st.floats(1e-3, 1e4), shift=st.floats(-100, 100))
-def test_the_targeted_ratio_is_its_definition(seed: int, scale: float, shift: float) -> None:
-    logits, y = drawn(seed)
-    target = (y + 1) % 5
+@given(
+    seed=SEEDS,
+    classes=st.integers(4, 6),
+    scale=st.floats(1e-3, 1e4),
+    shift=st.floats(-100, 100),
+)
+def test_the_targeted_ratio_is_its_definition(
+    seed: int, classes: int, scale: float, shift: float
+) -> None:
+    logits, y = drawn(seed, classes)
+    target = (y + 1) % classes
     pair = torch.stack((y, target), dim=1)
     for row, (label, aim), found in zip(
         logits, pair.tolist(), targeted_logit_ratio(logits, pair), strict=True
     ):
-        first, _, third, fourth, _ = row.sort(descending=True).values
+        first, _, third, fourth, *_ = row.sort(descending=True).values
         expected = -(row[label] - row[aim]) / (first - (third + fourth) / 2)
         torch.testing.assert_close(found, expected)
     moved = targeted_logit_ratio(scale * logits + shift, pair)

@@ -132,6 +132,27 @@ def test_annealed_steps_fall_to_nothing_and_are_half_as_long_in_all(steps: int) 
     torch.testing.assert_close(adversarial, moved, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        partial(fgsm, step=0.05),
+        partial(pgd, step=0.05, steps=4),
+        partial(pgd, step=0.05, steps=4, annealed=True),
+        partial(apgd, steps=4, loss=losses.margin),
+    ],
+    ids=["fgsm", "pgd", "annealed", "apgd"],
+)
+def test_a_pixel_without_a_gradient_stays_where_it_started(attack: Callable[..., Tensor]) -> None:
+    def half_blind(z: Tensor) -> Tensor:
+        return certain(torch.cat((z[:, :, :1], 0 * z[:, :, 1:]), dim=2))
+
+    x, y = batch()[0], torch.ones(16, dtype=torch.long)
+    start = uniform_start(x, 0.1, seeded())
+    moved = attack(half_blind, x, y, eps=0.1, generator=seeded()) != start
+    assert moved[:, :, :1].any()
+    assert not moved[:, :, 1:].any()
+
+
 def test_pgd_breaks_what_the_optimum_breaks() -> None:
     x, y = batch(64)
     optimum = (x + 0.02 * uphill(y)).clamp(0, 1)

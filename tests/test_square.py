@@ -39,9 +39,11 @@ def test_every_pixel_is_at_the_edge_of_the_ball_or_of_the_box(
 
 def test_the_area_of_the_square_is_halved_when_the_paper_says() -> None:
     """Of 10,000 queries after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 (Sec. 4)."""
-    side = {query: _side(query / 10_000, 1 << 20) for query in (0, 10, 11, 50, 51, 8001)}
-    expected = {0: 1, 10: 1, 11: 2, 50: 2, 51: 4, 8001: 512}
-    assert side == {k: round(math.sqrt(0.8 / v * (1 << 20))) for k, v in expected.items()}
+    last = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000, 9999)  # of each size
+    first = (0, *(query + 1 for query in last[:-1]))
+    for halvings, queries in enumerate(zip(first, last, strict=True)):
+        expected = round(math.sqrt(0.8 / 2**halvings * (1 << 20)))
+        assert {_side(query / 10_000, 1 << 20) for query in queries} == {expected}
     assert _side(0.99, 4) == 1
 
 
