@@ -371,6 +371,21 @@ def test_what_an_attack_finds_is_held_against_it_alone(attack: str, name: str) -
 
 
 @pytest.mark.parametrize(
+    ("late", "figure", "verdict"),
+    [
+        (0.20, "20 % of the rise is late (ste)", PASSES),
+        (0.21, "21 % of the rise is late (ste)", WARNS),
+        (None, "nothing rises (ste)", FAILS),
+    ],
+)
+def test_a_fifth_of_the_rise_may_be_late(late: float | None, figure: str, verdict: Verdict) -> None:
+    curve = [1.0] * 5 if late is None else [0.0, 0.5, 0.7, 1 - late, 1.0]
+    checks = {each.name: each for each in judge(replace(sound(), rises={"ste": curve}))}
+    found = checks["convergence of the loss"]
+    assert (found.figure, found.verdict) == (figure, verdict)
+
+
+@pytest.mark.parametrize(
     ("power", "verdict"), [(0.5, PASSES), (0.9, WARNS), (1.0, WARNS)], ids=["slows", "nearly", "on"]
 )
 def test_a_loss_that_climbs_on_as_it_began_has_not_converged(

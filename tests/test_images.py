@@ -114,6 +114,18 @@ def test_only_a_selection_that_lies_elsewhere_is_copied() -> None:
     assert len(moved) == len(moved.pixels) == 2
 
 
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (-1, False)])
+def test_a_selection_is_stored_on_a_device_if_it_fills_half_its_room_at_most(
+    more: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, selection = images(64), images(64).take(torch.arange(10))
+    room = 2 * 10 * stored.pixels[0].nbytes + more
+    monkeypatch.setattr("mbnas.images._room", lambda _device: room)
+    assert (
+        len(selection.to(torch.device("meta")).pixels) == 10
+    ) is fits  # or all stay where they are
+
+
 def test_a_selection_that_is_moved_in_slices_arrives_in_order() -> None:
     chosen = torch.randperm(10_000, generator=generator(0))[:9_000]
     stored = Images.of(torch.arange(10_000).view(-1, 1, 1, 1).float(), torch.arange(10_000))
