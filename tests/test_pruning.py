@@ -151,6 +151,37 @@ def test_what_cannot_be_pruned_is_told_before_the_search(
     assert {each.name for each in tmp_path.rglob("*")} == {"foreign", "thesis.txt"}
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [("test", "these test images are not those that"), ("validation", "held out here")],
+)
+def test_a_network_of_other_test_or_validation_images_is_not_pruned(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, split: str, said: str
+) -> None:
+    """Else it might be chosen, or measured, by images that it has learned."""
+    data = pruning.datasets.load(SETTINGS.data, SETTINGS.seed)
+    changed = replace(data, **{split: data.train.first(len(getattr(data, split)))})
+    monkeypatch.setattr(pruning.datasets, "load", lambda *_: changed)
+    monkeypatch.setattr(pruning, "searched", None)
+    with pytest.raises(DataError, match=said):
+        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, tmp_path / "pruned", INPROCESS)
+
+
+def test_the_budget_is_half_of_what_the_dense_network_costs(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[float] = []
+
+    def asked(*_: object, budget: float, **__: object) -> None:
+        budgets.append(budget)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pruning, "searched", asked)
+    with pytest.raises(KeyboardInterrupt):
+        prune_network(SETTINGS, Family.WEIGHT_PRUNED, trained, tmp_path / "pruned", INPROCESS)
+    assert budgets == [bops(SETTINGS.table, Assignment.uniform(8, 8, SETTINGS.space.layers)) / 2]
+
+
 def test_what_was_pruned_otherwise_is_not_taken_for_what_is_asked_for(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
