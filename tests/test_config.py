@@ -319,14 +319,3 @@ def test_settings_are_frozen(space: Path) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         settings.threat.eps = 0.5  # type: ignore[misc]
     assert hash(settings) == hash(load(space))
-
-
-def test_differences_name_old_and_new_values(space: Path) -> None:
-    old, new = load(space), load(space, ["seed=3", "threat.steps=50", "choices.weight_bases=[1]"])
-    assert differences(identity(old), identity(old)) == []
-    assert differences(identity(old), identity(new)) == [
-        "seed: 0 -> 3",
-        "choices.weight_bases: [1, 3] -> [1]",
-        "threat.steps: 20 -> 50",
-    ]
-    assert len(differences(identity(new), identity(old))) == 3
