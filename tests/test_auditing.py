@@ -380,7 +380,8 @@ def test_what_an_attack_finds_is_held_against_it_alone(attack: str, name: str) -
 )
 def test_a_fifth_of_the_rise_may_be_late(late: float | None, figure: str, verdict: Verdict) -> None:
     curve = [1.0] * 5 if late is None else [0.0, 0.5, 0.7, 1 - late, 1.0]
-    checks = {each.name: each for each in judge(replace(sound(), rises={"ste": curve}))}
+    rises = {"ste": [5 * each for each in curve]}
+    checks = {each.name: each for each in judge(replace(sound(), rises=rises))}
     found = checks["convergence of the loss"]
     assert (found.figure, found.verdict) == (figure, verdict)
 
