@@ -216,6 +216,8 @@ def test_metrics_are_of_what_a_network_learned_from(tmp_path: Path) -> None:
     assert finished(pupil, settings, chosen, DATA) is None
     metrics = retrain(settings, chosen, DATA, pupil, source=None, device=CPU)
     assert finished(pupil, settings, chosen, DATA) == metrics
+    with pytest.raises(DataError, match="these test images are not those"):
+        finished(pupil, settings, chosen, replace(DATA, test=DATA.train.first(7)))
     more = replace(DATA, train=noise(48, TABLE.image, TABLE.classes, 0))
     with pytest.raises(DataError, match="since then training images changed; restore"):
         finished(pupil, settings, chosen, more)
