@@ -224,11 +224,13 @@ def test_test_images_that_are_training_images_are_told(
 def test_validation_images_beside_test_images_are_left_out_and_it_is_said(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = folder(root).fingerprint()
-    shutil.copytree(root / "test", root / "val")
+    said = f"{root / 'val'}: left out, there are test images"
     with caplog.at_level(logging.INFO, "mbnas"):
+        before = folder(root).fingerprint()
+        assert said not in caplog.messages
+        shutil.copytree(root / "test", root / "val")
         assert folder(root).fingerprint() == before
-    assert f"{root / 'val'}: left out, there are test images" in caplog.messages
+    assert caplog.messages.count(said) == 1
 
 
 def test_decoded_images_are_their_owners_alone(root: Path, cache: Path) -> None:
@@ -360,6 +362,20 @@ def test_a_cache_that_cannot_be_kept_names_the_way_out(
     monkeypatch.setenv("XDG_CACHE_HOME", "")  # as if it were not set
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # nobody's home
     assert re.search("no home folder .*; name a folder .* XDG_CACHE_HOME", complaint(root))
+
+
+def test_a_name_that_changes_the_order_is_noticed_though_no_file_was_written(
+    tmp_path: Path,
+) -> None:
+    for split, name, number in product(("train", "test"), ("cat", "dog"), range(2)):
+        path = tmp_path / split / name / f"{number}.bmp"  # all of one size
+        draw(np.full((3, SIZE, SIZE), 100 * number + 50), path)
+        os.utime(path, (0, 0))
+    first, cat = folder(tmp_path, validation=1), tmp_path / "test" / "cat"
+    (cat / "0.bmp").rename(cat / "2.bmp")
+    again = folder(tmp_path, validation=1)
+    assert sorted(first.test.pixels[:2, 0, 0, 0].tolist()) == [50, 150]
+    assert torch.equal(again.test.pixels[:2], first.test.pixels[:2].flip(0))
 
 
 def test_each_size_has_a_cache_of_its_own(root: Path) -> None:
