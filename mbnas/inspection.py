@@ -77,11 +77,12 @@ def audit_checkpoint(
     network, format_, settings, images = _opened(path, overrides)
     others = siblings(network_file(path).parent)
     known = [network_file(each).resolve() for each in others]
-    sources = {each.name: each for each in others}
+    own, sources = network_file(path).resolve(), {each.name: each for each in others}
     for each in map(at_home, transfer):
-        if network_file(each).resolve() == network_file(path).resolve():
+        file = network_file(each).resolve()
+        if file == own:
             log.warning("%s is the network under audit itself and no other to transfer from", each)
-        elif network_file(each).resolve() not in known:
+        elif file not in known:
             sources[_place(each)] = each
     return parallel.led(
         lambda: audited(network, format_.id, settings, images, path, effort, sources)

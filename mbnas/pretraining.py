@@ -26,11 +26,12 @@ from mbnas.training import fit
 def trained_before(run: RunFolder, settings: Settings, data: Data) -> Supernet:
     """The supernet of another run, which ``settings`` would only train again.
 
+    Args:
+        settings: that :func:`require_trained_so` has checked.
+
     Raises:
-        SettingsError: if it was trained with other settings.
         DataError: if it is missing or corrupt, or was trained on other images.
     """
-    require_trained_so(run, settings)
     supernet = load_supernet(run.supernet_file)
     anew = f"delete it and let `mbnas search --resume {shlex.quote(str(run.path))}` write it anew"
     runs.require_data(run, settings, data.fingerprint(), anew)

@@ -27,6 +27,7 @@ from mbnas.files import read_json
 from mbnas.pretraining import pretrained
 from mbnas.sameness import identity, require_same
 from mbnas.search.problem import Problem, Trial
+from mbnas.search.session import recorded
 from mbnas.settings import Rule
 from mbnas.threads import one_thread_each, suited_to
 
@@ -53,13 +54,13 @@ def scored(
     with suited_to(settings.table, settings.supernet):
         supernet = pretrained(run, settings, data, device).eval()
     problem = Problem.of(supernet, data, settings)
-    known = {record["assignment"]: record for record in run.trials.read()}
-    new = [Assignment.parse(each, layers) for each in assignments if each not in known]
+    wanted = [Assignment.parse(each, layers) for each in assignments]
+    known = {trial.assignment: trial for trial in recorded(run.trials, layers)}
     with one_thread_each(1) as pool:
-        for trial in pool.map(problem.score, new):
-            known[str(trial.assignment)] = trial.record()
+        for trial in pool.map(problem.score, (each for each in wanted if each not in known)):
             run.trials.append(trial.record())
-    return [Trial.from_record(known[each], layers) for each in assignments]
+            known[trial.assignment] = trial
+    return [known[each] for each in wanted]
 
 
 def main() -> None:
